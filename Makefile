@@ -1,0 +1,43 @@
+# Everything from a bare clone: `make fit` and `make test` set up what they need, once.
+PYTHON ?= python3
+CONFIG ?= configs/optimized_cnn.yaml
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: help fit test check data tensorboard clean
+
+help:
+	@echo 'make fit          train $(CONFIG)   (CONFIG=configs/… ARGS="--trainer.max_epochs 1")'
+	@echo 'make test         run the tests     (ARGS="-k schedules")'
+	@echo 'make check        formatting, lint, types'
+	@echo 'make data         fetch FashionMNIST and MNIST into data/'
+	@echo 'make tensorboard  show the curves of runs/'
+	@echo 'make clean        remove .venv and caches; data/ and runs/ stay'
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: name a newer one, e.g. make PYTHON=python3.12 fit"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+fit: .venv/installed
+	$(BIN)/python train.py fit --config $(CONFIG) $(ARGS)
+
+test: .venv/installed data
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+
+data: .venv/installed
+	$(BIN)/python -m datamodules.sources
+
+tensorboard: .venv/installed
+	$(BIN)/tensorboard --logdir runs $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

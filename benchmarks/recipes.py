@@ -1,0 +1,90 @@
+"""What a configuration reaches and costs: whole ``train.py fit`` commands over several seeds.
+
+    python -m benchmarks.recipes configs/optimized_cnn.yaml --seeds 3
+
+Each run is a process of its own, timed from start to end, one after another. Prints a Markdown
+table and writes it, with every run's summary, to ``results/recipes/<configuration>.{md,json}``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def machine() -> str:
+    """The processor and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    return f"{len(os.sched_getaffinity(0))} cores of {name}, Python {platform.python_version()}"
+
+
+def run(config: Path, seed: int, arguments: list[str]) -> dict[str, Any]:
+    """Fit and test once; the run's summary, and its ``wall_seconds`` from start to end."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "fit", "--config", str(config)]
+        command += ["--seed_everything", str(seed), "--runs_dir", folder, *arguments]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - began
+        (summary,) = Path(folder).glob("**/summary.json")
+        return {"seed": seed, "wall_seconds": wall, **json.loads(summary.read_text())}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Mean ± standard deviation over the runs, as Markdown."""
+
+    def line(name: str, values: list[float], form: str) -> str:
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        mean = statistics.fmean(values)
+        each = ", ".join(format(value, form) for value in values)
+        return f"| {name} | {mean:{form}} ± {spread:{form}} | {each} |"
+
+    return "\n".join(
+        [
+            f"| n = {len(runs)} | mean ± standard deviation | each seed |",
+            "|---|---|---|",
+            line("test accuracy", [r["test"]["test/accuracy"] for r in runs], ".4f"),
+            line("validation accuracy", [r["best"]["val/accuracy"] for r in runs], ".4f"),
+            line("best epoch", [r["best"]["epoch"] for r in runs], ".1f"),
+            line("training, seconds", [r["seconds"] for r in runs], ".1f"),
+            line("whole command, seconds", [r["wall_seconds"] for r in runs], ".1f"),
+            line("images per second", [r["images_per_second"] for r in runs], ".0f"),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0…N-1")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "recipes")
+    options, arguments = parser.parse_known_args()
+    name = "_".join(options.config.with_suffix("").parts[1:])
+    runs = []
+    for seed in range(options.seeds):
+        runs.append(run(options.config, seed, arguments))
+        reached = runs[-1]["test"]["test/accuracy"]
+        print(f"seed {seed}: {reached:.4f} in {runs[-1]['wall_seconds']:.1f} s", flush=True)
+    command = f"python -m benchmarks.recipes {' '.join(sys.argv[1:])}"
+    text = f"`{command}` on {machine()}, torch {runs[0]['versions']['torch']}\n\n{table(runs)}\n"
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / f"{name}.md").write_text(text)
+    report = {"command": command, "machine": machine(), "runs": runs}
+    (options.results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    main()

