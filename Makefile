@@ -4,11 +4,12 @@ CONFIG ?= configs/optimized_cnn.yaml
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help fit test check data tensorboard clean
+.PHONY: help fit test test-all check data tensorboard clean
 
 help:
 	@echo 'make fit          train $(CONFIG)   (CONFIG=configs/… ARGS="--trainer.max_epochs 1")'
 	@echo 'make test         run the tests     (ARGS="-k schedules")'
+	@echo 'make test-all     the same, and every technique on every network'
 	@echo 'make check        formatting, lint, types'
 	@echo 'make data         fetch FashionMNIST and MNIST into data/'
 	@echo 'make tensorboard  show the curves of runs/'
@@ -26,6 +27,9 @@ fit: .venv/installed
 
 test: .venv/installed data
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/installed data
+	$(BIN)/python -m pytest -m 'matrix or not matrix' $(ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -5,6 +5,9 @@ for what a user chose (``--model OptimizedCNN`` keeps the optimizer), and wrong 
 chose: after Adam, AdamW would run with Adam's default weight decay of 0 instead of its own 0.01,
 and after BaselineCNN, OptimizedCNN without its batch norm
 (https://github.com/mauvilsa/jsonargparse/issues/460). Importing this module mends it.
+
+A value that was written out but equals the old class's default counts as nobody's choice: set it
+again behind the change of class.
 """
 
 from typing import Any

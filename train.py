@@ -5,13 +5,12 @@ a folder, ``runs/<experiment>/version_<N>``; ``test`` and ``predict`` need only 
 """
 
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
-import class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
 
 import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
@@ -27,17 +26,20 @@ from callbacks import (
     ProgressBar,
     RunLogger,
     RunSummary,
+    SignalStatistics,
     Throughput,
     TrainingImages,
 )
 from callbacks.run_folder import (
     CONFIG_KEY,
+    LastCheckpoint,
     SaveConfig,
     check_fits,
     newest_checkpoint,
     read_checkpoint,
     run_folder,
 )
+from command_line import Parser, explain
 from datamodules import ImageDataModule
 from errors import UserError
 from lightning_modules import ImageClassifier
@@ -50,12 +52,20 @@ _QUIET = (
     ".*number of training batches .* is smaller than the logging interval.*",
     # Resuming and testing write into the run's own folder on purpose.
     ".*Checkpoint directory .* exists and is not empty.*",
+    # Evaluation loads the weights alone, and needs no averaging state or checkpoint callback.
+    "You're using the WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
     # Lightning's own calls, deprecated by torch.
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",
     # main(args) is this project's own way in, for tests and tools.
     "LightningCLI's args parameter is intended to run from within Python.*",
     # Lightning's own estimate of a model's size.
     "Precision .* is not supported by the model summary.*",
+)
+
+_NEEDS_CHECKPOINT = (
+    "{} needs trained weights: give --ckpt_path runs/<experiment>/version_<N>/checkpoints/best.ckpt"
+    ", or --ckpt_path best for the newest run"
 )
 
 
@@ -76,6 +86,7 @@ class ExperimentCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
+            parser_class=Parser,
             auto_configure_optimizers=False,
             args=sys.argv[1:] if args is None else args,
         )
@@ -97,7 +108,7 @@ class ExperimentCLI(LightningCLI):
         )
         parser.add_argument(
             "--float32_matmul_precision",
-            type=str,
+            type=Literal["highest", "high", "medium"],
             default="high",
             help="highest, high (TF32 where a GPU has it) or medium.",
         )
@@ -111,7 +122,6 @@ class ExperimentCLI(LightningCLI):
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
                 "lr_monitor.logging_interval": "step",
@@ -149,11 +159,7 @@ class ExperimentCLI(LightningCLI):
         if options.ckpt_path and self.checkpoint is None:
             self._read_checkpoint(options.ckpt_path, options.runs_dir, self._experiment(options))
         if self.config.subcommand != "fit" and self.checkpoint is None:
-            raise UserError(
-                f"{self.config.subcommand} needs trained weights: give --ckpt_path "
-                "runs/<experiment>/version_<N>/checkpoints/best.ckpt, or --ckpt_path best for the "
-                "newest run"
-            )
+            raise UserError(_NEEDS_CHECKPOINT.format(self.config.subcommand))
 
     def _with_checkpoint_config(self, args: list[str]) -> list[str]:
         def given(name: str) -> str | None:
@@ -165,10 +171,13 @@ class ExperimentCLI(LightningCLI):
             return None
 
         path, own = given("--ckpt_path"), given("--config") or given("-c") or given("--model")
-        asked_for = {"--help", "-h"} & set(args)
-        if not args or path in (None, "null") or own is not None or asked_for:
+        asks = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
+        if not args or asks or own is not None:
             return args
-        assert path is not None
+        if path is None or path == "null":
+            if args[0] in ("validate", "test", "predict"):
+                raise UserError(_NEEDS_CHECKPOINT.format(args[0]))
+            return args
         checkpoint = self._read_checkpoint(
             path, given("--runs_dir") or "runs", given("--experiment")
         )
@@ -206,17 +215,37 @@ class ExperimentCLI(LightningCLI):
         return "+".join(names) or options.model.class_path.rsplit(".", 1)[-1]
 
     @override
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
+    @override
     def before_instantiate_classes(self) -> None:
-        torch.set_float32_matmul_precision(
-            self.config[self.config.subcommand].float32_matmul_precision
-        )
+        options = self.config[self.config.subcommand]
+        torch.set_float32_matmul_precision(options.float32_matmul_precision)
+        for callback in (options.early_stopping, options.checkpoint):
+            # Nobody wants a high loss or a low accuracy: a changed monitor takes its mode along.
+            for name, mode in (("loss", "min"), ("accuracy", "max")):
+                if str(callback.monitor).endswith(name):
+                    callback.mode = mode
 
     @override
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(str(error)) from error
+        except MisconfigurationException as error:
+            hint = "; choose another --trainer.accelerator, e.g. cpu or auto"
+            raise UserError(f"{error}{hint if 'backend' in str(error) else ''}") from error
+        except (ValueError, TypeError) as error:
+            raise UserError(explain(str(error))) from error
+        classes = self.datamodule.num_classes
+        if self.model.num_classes < classes:
+            raise UserError(
+                f"num_classes is {self.model.num_classes}, but the data has {classes} classes; set "
+                f"--model.num_classes {classes}"
+            )
         if self.checkpoint is not None:
             assert self.checkpoint_path is not None
             check_fits(self.checkpoint, self.model, self.checkpoint_path)
@@ -228,19 +257,23 @@ class ExperimentCLI(LightningCLI):
         run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
         self.run_summary = RunSummary()
         own = [Throughput(), FiniteLoss(), self.run_summary]
+        if given.enable_checkpointing is not False:
+            own.append(LastCheckpoint(options.checkpoint.dirpath))
         if given.enable_progress_bar is not False:
             own.append(ProgressBar())
-        if given.logger in (None, True):
+        if given.logger in (None, True) and self.subcommand == "predict":
+            kwargs["logger"] = False  # predictions.csv is all there is to write
+        elif given.logger in (None, True):
             options.experiment = self._experiment(options)
             # A checkpoint's run goes on, or gets its test results, in its own folder.
             place = (run.parents[1], run.parent.name, run.name) if run else None
             kwargs["logger"] = RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
-            own += [TrainingImages(), Mistakes()]
+            own += [TrainingImages(), SignalStatistics(), Mistakes()]
         self.trainer_defaults = {"callbacks": own}
         trainer = super().instantiate_trainer(**kwargs)
-        if given.logger is False or given.fast_dev_run:  # the monitor refuses to work without one
+        if not trainer.loggers or given.fast_dev_run:  # the monitor refuses to work without one
             self._drop(trainer, LearningRateMonitor)
-        if given.logger is False and options.checkpoint.dirpath is None:
+        if not trainer.loggers and options.checkpoint.dirpath is None:
             self._drop(trainer, ModelCheckpoint)  # there is no run folder to keep checkpoints in
         return trainer
 
@@ -289,6 +322,8 @@ class ExperimentCLI(LightningCLI):
 
         summary = self.run_summary.summary
         table = Table(box=box.SIMPLE, show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in self._rows(summary):
             table.add_row(name, value)
         console = Console()
@@ -345,9 +380,18 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return ExperimentCLI(args)
-    except UserError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (UserError, MisconfigurationException) as error:
+        message = str(error)
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
+        message = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    print(f"train.py: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {name}, Python {platform.python_version()}"
 
 
-def run(config: Path, seed: int, arguments: list[str]) -> dict[str, Any]:
+def run(configs: list[Path], seed: int, arguments: list[str]) -> dict[str, Any]:
     """Fit and test once; the run's summary, and its ``wall_seconds`` from start to end."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "fit", "--config", str(config)]
+        command = [sys.executable, "train.py", "fit", *(f"--config={path}" for path in configs)]
         command += ["--seed_everything", str(seed), "--runs_dir", folder, *arguments]
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -67,14 +67,16 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("configs", type=Path, nargs="+", help="composed from left to right")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0…N-1")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "recipes")
     options, arguments = parser.parse_known_args()
-    name = "_".join(options.config.with_suffix("").parts[1:])
+    first, *others = options.configs
+    parts = first.resolve().relative_to(ROOT / "configs").with_suffix("").parts
+    name = "+".join(["_".join(parts), *(path.stem for path in others)])
     runs = []
     for seed in range(options.seeds):
-        runs.append(run(options.config, seed, arguments))
+        runs.append(run(options.configs, seed, arguments))
         reached = runs[-1]["test"]["test/accuracy"]
         print(f"seed {seed}: {reached:.4f} in {runs[-1]['wall_seconds']:.1f} s", flush=True)
     command = f"python -m benchmarks.recipes {' '.join(sys.argv[1:])}"

@@ -8,9 +8,12 @@ from callbacks.prediction_writer import PredictionWriter
 from callbacks.progress import ProgressBar
 from callbacks.run_logger import RunLogger
 from callbacks.run_summary import RunSummary
+from callbacks.signal_statistics import SignalStatistics
 from callbacks.throughput import Throughput
+from callbacks.weight_averaging import ExponentialMovingAverage, StochasticWeightAveraging
 
 __all__ = [
+    "ExponentialMovingAverage",
     "FiniteLoss",
     "Mistakes",
     "NonFiniteLossError",
@@ -18,6 +21,8 @@ __all__ = [
     "ProgressBar",
     "RunLogger",
     "RunSummary",
+    "SignalStatistics",
+    "StochasticWeightAveraging",
     "Throughput",
     "TrainingImages",
 ]

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
 
-def _tensorboard(trainer: Trainer) -> Any:
+def tensorboard_writer(trainer: Trainer) -> Any:
     """The SummaryWriter, or None on other ranks and without a TensorBoardLogger."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
@@ -39,7 +39,7 @@ class TrainingImages(Callback):
     ) -> None:
         if trainer.global_step > 0:
             return
-        writer = _tensorboard(trainer)
+        writer = tensorboard_writer(trainer)
         if writer is None:
             return
         from torchvision.utils import make_grid
@@ -55,7 +55,8 @@ class Mistakes(Callback):
     """Draw the confusion matrix and the most confident mistakes, once at the end.
 
     After ``fit`` they are those of the last validation, after ``validate`` and ``test`` those of
-    the set that was evaluated.
+    the set that was evaluated. Under several processes the confusion matrix is that of all, the
+    mistakes are those of the first.
 
     Args:
         count: number of mistakes to show.
@@ -90,7 +91,7 @@ class Mistakes(Callback):
         if self._confusion is None:
             return
         matrix = self._confusion.compute().cpu()  # over all processes
-        writer = _tensorboard(trainer)
+        writer = tensorboard_writer(trainer)
         if writer is not None:
             names = _class_names(trainer, len(matrix))
             step = trainer.global_step

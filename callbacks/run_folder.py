@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
@@ -55,8 +56,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "checkpoint of PyTorch; use one that train.py fit wrote"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"--ckpt_path {path}: truncated or not a checkpoint ({str(error).splitlines()[0]}); "
+            f"--ckpt_path {path}: truncated or not a checkpoint ({reason}); "
             "use another one of the run, or fit again"
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -85,6 +87,13 @@ def check_fits(checkpoint: dict[str, Any], model: LightningModule, path: Path) -
             )
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Write ``last.ckpt`` after every epoch, better or not, so that a run can go on from there."""
+
+    def __init__(self, dirpath: str | None = None) -> None:
+        super().__init__(dirpath, filename="last", enable_version_counter=False)
+
+
 class SaveConfig(SaveConfigCallback):
     """Save the configuration of a ``fit`` in its run's folder and in every checkpoint.
 
@@ -93,6 +102,8 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.config = self.config.clone()
+        self.config.ckpt_path = None  # repeating a run that was resumed starts at its start
         self.text = self.parser.dump(self.config, skip_none=False)
         self.overwrite = True  # a resumed run says what it was resumed with
         if stage == "fit" and trainer.loggers:
@@ -103,3 +114,23 @@ class SaveConfig(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.text
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Tell the checkpoint callbacks where the run's folder is now; it may have been moved."""
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if folder is None:
+            return
+
+        def here(path: str) -> str:
+            return str(Path(folder, Path(path).name)) if path else path
+
+        for state in checkpoint.get("callbacks", {}).values():
+            if "best_model_path" in state:
+                state["dirpath"] = folder
+                for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
+                    state[name] = here(state[name])
+                best = state["best_k_models"]
+                state["best_k_models"] = {here(path): score for path, score in best.items()}

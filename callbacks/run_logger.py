@@ -53,6 +53,8 @@ class RunLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         super().log_metrics(metrics, step)
+        if any(name.startswith("reached/") for name in metrics):
+            return  # belongs to the HPARAMS tab, not to a curve
         if self._csv is None:
             self._csv = _AppendingWriter(self.log_dir)
         self._csv.log_metrics(metrics, step)

@@ -47,7 +47,8 @@ class Throughput(Callback):
             seconds = time.perf_counter() - self._start
             self.seconds += seconds
             self.images += self._epoch_images
-            pl_module.log("train/images_per_second", self._epoch_images / seconds)
+            speed = self._epoch_images / seconds
+            pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True)
         elif (batch_idx + 1) % self.every_n_steps == 0:
             so_far = self._epoch_images / (time.perf_counter() - self._start)
             pl_module.log("images/s", so_far, prog_bar=True, logger=False)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from datamodules.image_dataset import ImageDataset, already_collated, stratified_split
+from datamodules.mixing import Mixing
 from datamodules.sources import fetch
 from errors import UserError
 
@@ -33,16 +34,22 @@ class ImageDataModule(LightningDataModule):
         train_fraction: share of the training split that is used, in (0, 1], stratified by class.
         augmentation: modules applied one after another to every training batch on its device,
             float ``[N, C, H, W]`` in 0…1 to the same, e.g. from ``kornia.augmentation``.
+        mixing: applied after it, to training batches only; labels become class probabilities,
+            float ``[N, num_classes]``. Of several, every batch draws one.
+        missing_fraction: damage on purpose: this share of all pixels is missing, in every split.
+            Images are then float32 in 0…1 instead of uint8, NaN where missing.
+        outlier_fraction: likewise, a share of pixels with a value of 10, far above white (1).
         num_workers: loader processes. With the data in memory, 0 is the fastest.
         pin_memory: page-locked batches, for a faster copy to a GPU.
         drop_last: leave out a training epoch's last batch where it is smaller than the others.
 
     Raises:
         ValueError: an argument is out of range.
-        UserError: in ``setup``, that ``val_size`` leaves nothing to train on.
+        UserError: in ``setup``, where only then it is known that ``val_size`` leaves nothing.
     """
 
     class_names: ClassVar[tuple[str, ...]]
+    training_images: ClassVar[int | None] = None  # where known before the data is there
 
     def __init__(
         self,
@@ -53,6 +60,9 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
         train_fraction: float = 1.0,
         augmentation: list[nn.Module] | None = None,
+        mixing: list[Mixing] | None = None,
+        missing_fraction: float = 0.0,
+        outlier_fraction: float = 0.0,
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
@@ -66,16 +76,37 @@ class ImageDataModule(LightningDataModule):
         ):
             if size < least:
                 raise ValueError(f"{name} is {size}; expected at least {least}")
+        self.val_size = val_size
+        if self.training_images is not None and val_size >= self.training_images:
+            raise ValueError(self._too_few(self.training_images))
         if not 0 < train_fraction <= 1:
             raise ValueError(f"train_fraction is {train_fraction}; expected 0 < value <= 1")
-        self.save_hyperparameters(ignore=["augmentation"])
+        for name, share in (
+            ("missing_fraction", missing_fraction),
+            ("outlier_fraction", outlier_fraction),
+        ):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is {share}; expected 0 <= value < 1")
+        if missing_fraction + outlier_fraction > 1:
+            raise ValueError(
+                f"missing_fraction and outlier_fraction are {missing_fraction} and "
+                f"{outlier_fraction}; expected at most 1 together"
+            )
+        if (missing_fraction or outlier_fraction) and (augmentation or mixing):
+            raise ValueError(
+                "missing_fraction and outlier_fraction do not go with augmentation or mixing, "
+                "which would spread the damage before the model can clean it; choose one of the two"
+            )
+        self.save_hyperparameters(ignore=["augmentation", "mixing"])
         self.root = Path(root)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
         self.split_seed = split_seed
         self.train_fraction = train_fraction
         self.augmentation = nn.Sequential(*augmentation) if augmentation else None
+        self.mixing = mixing or []
+        self.missing_fraction = missing_fraction
+        self.outlier_fraction = outlier_fraction
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.drop_last = drop_last
@@ -86,6 +117,12 @@ class ImageDataModule(LightningDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """The training or test set: images uint8 ``[N, C, H, W]``, labels int64 ``[N]``."""
         raise NotImplementedError
+
+    def _too_few(self, images: int) -> str:
+        return (
+            f"val_size is {self.val_size}, but the training set has {images} images; expected "
+            "fewer, so that some are left to train on"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -99,20 +136,33 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in ("fit", "validate", None) and self.train_set is None:
-            images, labels = self.load(train=True)
+            images, labels = self._load(train=True)
             if self.val_size >= len(images):
-                raise UserError(
-                    f"val_size is {self.val_size}, but the training set has {len(images)} images; "
-                    "expected fewer, so that some are left to train on"
-                )
+                raise UserError(self._too_few(len(images)))
             val, train = stratified_split(labels, self.val_size, self.split_seed)
             if self.train_fraction < 1:
                 size = max(self.num_classes, round(self.train_fraction * len(train)))
                 train = train[stratified_split(labels[train], size, self.split_seed)[0]]
+            if self.drop_last and self.batch_size > len(train):
+                raise UserError(
+                    f"batch_size is {self.batch_size}, but there are {len(train)} training images "
+                    "and drop_last leaves out what fills no batch: nothing is left to train on"
+                )
             self.train_set = ImageDataset(images[train], labels[train])
             self.val_set = ImageDataset(images[val], labels[val])
         if stage in ("test", "predict", None) and self.test_set is None:
-            self.test_set = ImageDataset(*self.load(train=False))
+            self.test_set = ImageDataset(*self._load(train=False))
+
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """:meth:`load`, damaged as asked for; the same pixels each time."""
+        images, labels = self.load(train)
+        if self.missing_fraction or self.outlier_fraction:
+            generator = torch.Generator().manual_seed(2 * self.split_seed + train)
+            images = images.float() / 255
+            chance = torch.rand(images.shape, generator=generator)
+            images[chance < self.outlier_fraction] = 10.0
+            images[chance > 1 - self.missing_fraction] = float("nan")
+        return images, labels
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train_set, self.batch_size, shuffle=True)
@@ -155,18 +205,27 @@ class ImageDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches, where they are: every image draws its own numbers."""
-        if self.augmentation is None or self.trainer is None or not self.trainer.training:
+        """Augment and mix training batches, where they are: every image draws its own numbers."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        if self.augmentation is None and not self.mixing:
             return batch
         images, labels = batch
+        images = images if images.is_floating_point() else images.float() / 255
         with torch.no_grad():
-            return self.augmentation(images.float() / 255).clamp(0, 1), labels
+            if self.augmentation is not None:
+                images = self.augmentation(images)
+            if self.mixing:
+                mix = self.mixing[int(torch.randint(len(self.mixing), ()))]
+                images, labels = mix(images, labels, self.num_classes)
+        return images, labels
 
 
 class _MNISTFamily(ImageDataModule):
     """The data sets that come as MNIST's four IDX files: 60,000 + 10,000 images, 28×28, grey."""
 
     dataset: ClassVar[str]
+    training_images = 60_000
 
     def prepare_data(self) -> None:
         fetch(self.dataset, self.root)

@@ -1,14 +1,22 @@
 """The textbook convolutional networks: a baseline, and the same with the techniques on."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from jsonargparse import lazy_instance
 from torch import Tensor, nn
 
+from lightning_modules.attention import CrissCrossAttention, SqueezeExcitation
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.initialisers import HeUniform, Initialiser
-from lightning_modules.layers import NormName, norm_layer
+from lightning_modules.layers import (
+    Activation,
+    NormName,
+    check_dropout,
+    check_sizes,
+    hidden_layers,
+    norm_layer,
+    normed_weight,
+)
 
 
 class BaselineCNN(ImageClassifier):
@@ -29,6 +37,9 @@ class BaselineCNN(ImageClassifier):
         dropout: probability of dropping a hidden unit before the last layer, in [0, 1).
         order: what follows a convolution, in which order. Pooling first is the cheapest: what
             follows then has a quarter of the pixels.
+        attention: at the end of every block, or None for none. See
+            :class:`lightning_modules.attention.SqueezeExcitation` and
+            :class:`lightning_modules.attention.CrissCrossAttention`.
         kwargs: see :class:`ImageClassifier`.
 
     Raises:
@@ -42,7 +53,7 @@ class BaselineCNN(ImageClassifier):
         depth: int = 2,
         kernel_size: int = 3,
         hidden_size: int = 128,
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = nn.ReLU,
         norm: NormName | None = None,
         norm_hidden: bool = True,
         dropout: float = 0.0,
@@ -54,43 +65,56 @@ class BaselineCNN(ImageClassifier):
             "pool-activation-norm",
             "pool-norm-activation",
         ] = "activation-norm-pool",
+        attention: Literal["squeeze_excitation", "criss_cross"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, size in (("width", width), ("depth", depth), ("hidden_size", hidden_size)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}; expected at least 1")
+        check_sizes(width=width, depth=depth, hidden_size=hidden_size)
+        check_dropout(dropout)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}; expected an odd number, at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; expected 0 <= value < 1")
+        if sorted(order.split("-")) != ["activation", "norm", "pool"]:
+            raise ValueError(
+                f"order is {order!r}; expected activation, norm and pool, each once, e.g. "
+                "'pool-norm-activation'"
+            )
         in_channels, height, wide = self.image_shape
         if min(height, wide) >> depth < 1:
             raise ValueError(
                 f"depth is {depth}, but an image of {height}x{wide} pixels can be halved only "
                 f"{min(height, wide).bit_length() - 1} times"
             )
+        pooled_first = order.index("pool") < order.index("norm")
+        if norm == "instance" and pooled_first and (height >> depth) * (wide >> depth) == 1:
+            raise ValueError(
+                f"norm is 'instance', but after {depth} poolings there is one pixel, which leaves "
+                "nothing to normalise; choose a smaller depth or another norm or order"
+            )
         self.make_activation = activation
 
         def block(channels_in: int, channels_out: int) -> nn.Sequential:
+            conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
             parts: dict[str, nn.Module] = {
                 "activation": activation(),
                 "norm": norm_layer(norm, channels_out, spatial=True),
                 "pool": nn.MaxPool2d(2),
             }
-            conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
-            return nn.Sequential(conv, *(parts[part] for part in order.split("-")))
+            layers = [normed_weight(conv, norm), *(parts[part] for part in order.split("-"))]
+            if attention == "squeeze_excitation":
+                layers.append(SqueezeExcitation(channels_out))
+            elif attention == "criss_cross":
+                layers.append(CrissCrossAttention(channels_out))
+            return nn.Sequential(*layers)
 
         channels = [in_channels, *(width * 2**i for i in range(depth))]
         self.features = nn.Sequential(*map(block, channels[:-1], channels[1:]))
-        flat = channels[-1] * (height >> depth) * (wide >> depth)
-        self.head = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(flat, hidden_size),
-            activation(),
-            norm_layer(norm if norm_hidden else None, hidden_size, spatial=False),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_size, self.num_classes),
+        self.head = hidden_layers(
+            channels[-1] * (height >> depth) * (wide >> depth),
+            hidden_size,
+            self.num_classes,
+            activation,
+            norm if norm_hidden else None,
+            dropout,
         )
 
     def gain_activation(self) -> nn.Module:

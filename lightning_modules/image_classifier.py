@@ -18,8 +18,8 @@ from torchmetrics.classification import (
 
 from errors import UserError
 from lightning_modules.initialisers import Initialiser
-from lightning_modules.preprocessing import Preprocessor
-from lightning_modules.schedules import with_run_length
+from lightning_modules.preprocessing import Preprocessor, as_float
+from lightning_modules.schedules import build_scheduler, schedule_lengths
 
 Batch = tuple[Tensor, Tensor]
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -38,14 +38,22 @@ class ImageClassifier(LightningModule):
         lr_scheduler: any class of ``torch.optim.lr_scheduler``, called with the optimizer, or None
             for a constant rate. A length of -1 (``T_max``, ``total_iters``, ``total_steps``; for
             OneCycleLR also none at all) stands for the whole run, in the unit of
-            ``lr_scheduler_interval``.
+            ``lr_scheduler_interval``; OneCycleLR's ``max_lr`` of -1 for the optimizer's own rate.
         lr_scheduler_interval: step the scheduler after every optimizer step or every epoch.
         lr_scheduler_monitor: metric that ReduceLROnPlateau watches; unused by the others.
         preprocessing: fitted on the training images in ``setup("fit")``; None passes 0…1 on.
         initialiser: applied in ``setup("fit")``, once, never over loaded weights; None keeps
             torch's defaults.
+        cleaning: preprocessors that come before it, in this order: clipping, imputation. Pixels
+            that are still missing after them (NaN) are black.
         label_smoothing: share of the target taken from the true class and spread over all, in
             [0, 1); in the training loss only. Szegedy et al. 2016, arXiv:1512.00567.
+        l1: factor of the sum of the absolute weights of convolutions and linear layers in the
+            training loss; biases and norm parameters go free. Tibshirani 1996, "the lasso".
+        l2: factor of the sum of their squares, likewise. Hoerl and Kennard 1970, "ridge".
+        test_time_flip: in validation, test and predict, average the logits of an image and its
+            mirror image: twice the work there, none more in training. For data where left and right
+            mean the same. Krizhevsky et al. 2012, section 4.1, averages over flips and crops.
         channels_last: keep activations in NHWC order, which CPU and GPU convolutions prefer.
 
     Raises:
@@ -64,7 +72,11 @@ class ImageClassifier(LightningModule):
         lr_scheduler_monitor: str = "val/loss",
         preprocessing: Preprocessor | None = None,
         initialiser: Initialiser | None = None,
+        cleaning: list[Preprocessor] | None = None,
         label_smoothing: float = 0.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        test_time_flip: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -76,8 +88,10 @@ class ImageClassifier(LightningModule):
             )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0 <= value < 1")
-        # A learning rate of -1 is better refused here than at the first step.
-        optimizer([nn.Parameter(torch.zeros(1, 1))])
+        for name, factor in (("l1", l1), ("l2", l2)):
+            if not factor >= 0:
+                raise ValueError(f"{name} is {factor}; expected at least 0")
+        _probe(optimizer)
 
         with warnings.catch_warnings():
             # Outside the command line hparams hold objects; on_save_checkpoint leaves them out.
@@ -89,17 +103,26 @@ class ImageClassifier(LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.lr_scheduler_monitor = lr_scheduler_monitor
+        self.cleaning = nn.ModuleList(cleaning or [])
         self.preprocessing = preprocessing
         self.initialiser = initialiser
         self.label_smoothing = label_smoothing
+        self.l1 = l1
+        self.l2 = l2
+        self.test_time_flip = test_time_flip
         self.channels_last = channels_last
+        self._schedule_lengths: list[dict[str, int]] | None = None
         # In the state_dict, so that weights which were loaded count as initialised.
         self.register_buffer("initialised", torch.tensor(False))
 
         def accuracy(average: Literal["micro", "none"] = "micro") -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average=average, validate_args=False)
 
-        self.train_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
+        # A loss that is no number must be seen, not left out of the mean; with that strategy
+        # MeanMetric ignores weights, so it is fed one value per image.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = MetricCollection({"accuracy": accuracy()}, prefix="train/")
         self.val_metrics = MetricCollection({"accuracy": accuracy()}, prefix="val/")
         self.test_metrics = MetricCollection(
@@ -120,8 +143,12 @@ class ImageClassifier(LightningModule):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 ``[N, C, H, W]`` in 0…255, or float in 0…1, to what the first layer takes."""
-        if not images.is_floating_point():
-            images = images.float() / 255
+        missing_possible = images.is_floating_point()
+        images = as_float(images)
+        for step in self.cleaning:
+            images = step(images)
+        if missing_possible:  # what nothing imputed is black
+            images = images.nan_to_num(nan=0.0)
         if self.preprocessing is not None:
             images = self.preprocessing(images)
         if self.channels_last:
@@ -129,8 +156,20 @@ class ImageClassifier(LightningModule):
         return images
 
     def training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, a scalar. ``val/loss`` and ``test/loss`` never call this."""
-        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        """What training minimises, a scalar. ``val/loss`` and ``test/loss`` never call this.
+
+        Args:
+            logits: float ``[N, num_classes]``.
+            targets: labels, int64 ``[N]``, or probabilities, float ``[N, num_classes]``.
+        """
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        if self.l1 or self.l2:
+            weights = [m.weight for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+            if self.l1:
+                loss = loss + self.l1 * torch.stack([w.abs().sum() for w in weights]).sum()
+            if self.l2:
+                loss = loss + self.l2 * torch.stack([w.square().sum() for w in weights]).sum()
+        return loss
 
     # Lightning's hooks.
 
@@ -144,35 +183,83 @@ class ImageClassifier(LightningModule):
             if self.initialiser is not None:
                 self.initialiser(self, self.gain_activation())
             self.initialised.fill_(True)
-        if self.preprocessing is not None and not self.preprocessing.fitted:
-            self.preprocessing.fit(self._training_images())
+        self._fit_preprocessing()
+
+    def _fit_preprocessing(self) -> None:
+        """Fit each step on what the steps before it make of the training images."""
+        steps: list[Preprocessor] = [*self.cleaning]
+        if self.preprocessing is not None:
+            steps.append(self.preprocessing)
+        if all(step.fitted for step in steps):
+            return
+        images = self._training_images()
+        for step in steps:
+            if not step.fitted:
+                step.fit(images)
+            if step is not steps[-1]:
+                images = step(as_float(images))
 
     def _training_images(self) -> Tensor:
         """All training images, uint8 ``[N, C, H, W]``, before augmentation."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             raise UserError(
-                f"{type(self.preprocessing).__name__} is fitted on the training images: "
-                "call trainer.fit(model, datamodule=...), or model.preprocessing.fit(images) first"
+                "preprocessing is fitted on the training images: call "
+                "trainer.fit(model, datamodule=...), or model.preprocessing.fit(images) first"
             )
+        train_set = getattr(datamodule, "train_set", None)
+        if train_set is not None:
+            return train_set.images
         return torch.cat([images for images, _ in datamodule.train_dataloader()])
+
+    def on_train_start(self) -> None:
+        """Check a restored schedule, and give each process random numbers of its own."""
+        for config in self.trainer.lr_scheduler_configs:
+            restored = schedule_lengths(config.scheduler)
+            if self._schedule_lengths not in (None, restored):
+                raise UserError(
+                    f"{type(config.scheduler).__name__} was made for a run of another length "
+                    f"({restored} instead of {self._schedule_lengths}): resume with the "
+                    "--trainer.max_epochs it began with, or start a new run"
+                )
+        # Weights are equal by now. Without this, processes would drop and augment alike, and a
+        # resumed run would repeat the numbers it began with.
+        offset = self.trainer.global_rank + self.trainer.world_size * self.trainer.current_epoch
+        if offset:
+            torch.manual_seed(torch.initial_seed() + offset)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
-        logits = self(images).float()
+        try:
+            logits = self(images).float()
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            raise UserError(
+                f"a batch of one image cannot be normalised ({error}): choose a --data.batch_size "
+                "that leaves no single image at the end of an epoch, or --data.drop_last true"
+            ) from error
         loss = self.training_loss(logits, targets)
-        self.train_loss.update(loss.detach(), weight=len(images))
-        self.train_metrics.update(logits.detach(), targets)
+        self.train_loss.update(loss.detach().expand(len(images)))
+        labels = targets.argmax(dim=1) if targets.is_floating_point() else targets  # mixed ones
+        self.train_metrics.update(logits.detach(), labels)
         self.log("loss", loss, prog_bar=True, logger=False)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits for evaluation, float ``[N, num_classes]``."""
+        logits = self(images).float()
+        if self.test_time_flip:
+            logits = (logits + self(images.flip(-1)).float()) / 2
+        return logits
+
     def _evaluate(self, batch: Batch, loss: MeanMetric, metrics: MetricCollection) -> Tensor:
         images, targets = batch
-        logits = self(images).float()
-        loss.update(F.cross_entropy(logits, targets), weight=len(images))
-        metrics.update(logits, targets)
+        logits = self.infer(images)
+        loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        metrics.update(logits.softmax(dim=1), targets)
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -195,18 +282,19 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float ``[N, num_classes]``."""
-        return self(batch[0]).float().softmax(dim=1)
+        return self.infer(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
             optimizer = self.make_optimizer(self.parameters())
             if self.make_lr_scheduler is None:
                 return optimizer
-            scheduler = with_run_length(self.make_lr_scheduler, self._run_length)(optimizer)
+            scheduler = build_scheduler(self.make_lr_scheduler, optimizer, self._run_length)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"the optimizer or the learning-rate schedule refused its arguments: {error}"
             ) from error
+        self._schedule_lengths = schedule_lengths(scheduler)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
@@ -235,3 +323,31 @@ class ImageClassifier(LightningModule):
         hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hparams.items() if not isinstance(value, _PLAIN)]:
             del hparams[name]
+        checkpoint["activation"] = type(self.gain_activation()).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The activation has no weights that would tell a wrong one: compare it by name.
+
+        Raises:
+            UserError: the checkpoint's network has another activation.
+        """
+        theirs, ours = checkpoint.get("activation"), type(self.gain_activation()).__name__
+        if theirs not in (None, ours):
+            raise UserError(
+                f"the checkpoint's network has the activation {theirs}, this one {ours}: give it, "
+                f"e.g. load_from_checkpoint(path, activation=torch.nn.{theirs})"
+            )
+
+
+def _probe(optimizer: OptimizerCallable) -> None:
+    """Take a step that changes nothing: what an optimizer refuses, it refuses here and now.
+
+    Raises:
+        ValueError: a bad argument, e.g. a negative rate, or a class that takes no dense weights.
+    """
+    weight = nn.Parameter(torch.zeros(1, 1))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer([weight]).step(lambda: 0.0)
+    except RuntimeError as error:
+        raise ValueError(f"this optimizer cannot train the network: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 # Names torch.nn.init.calculate_gain knows, by the activation's class name.
 _NONLINEARITIES = {
@@ -43,13 +44,71 @@ class Initialiser(ABC):
         gain = activation_gain(activation)
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                self.fill(layer.weight, gain)
+                weight = torch.empty(layer.weight.shape, device=layer.weight.device)
+                self.fill(weight, gain)
+                if is_parametrized(layer, "weight"):
+                    layer.weight = weight  # weight normalisation splits it into length, direction
+                else:
+                    layer.weight.copy_(weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Initialiser":
+        return self  # immutable; and jsonargparse's lazy instances cannot be copied
 
     @abstractmethod
     def fill(self, weight: Tensor, gain: float) -> None:
         """Fill ``weight`` (float, at least 2-D, ``[out, in, ...]``) in place."""
+
+
+class Gaussian(Initialiser):
+    """Normal with mean 0 and one standard deviation for every layer, whatever its size.
+
+    Args:
+        std: standard deviation. 0.01, the old habit, lets the signal die in a deep network.
+    """
+
+    def __init__(self, std: float = 0.01) -> None:
+        if std <= 0:
+            raise ValueError(f"std is {std}; expected more than 0")
+        self.std = std
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        nn.init.normal_(weight, std=self.std)
+
+
+class Uniform(Initialiser):
+    """Uniform around 0 with one standard deviation for every layer, whatever its size.
+
+    Args:
+        std: standard deviation; the bounds are ±sqrt(3)·std.
+    """
+
+    def __init__(self, std: float = 0.01) -> None:
+        if std <= 0:
+            raise ValueError(f"std is {std}; expected more than 0")
+        self.std = std
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        bound = math.sqrt(3) * self.std
+        nn.init.uniform_(weight, -bound, bound)
+
+
+class XavierUniform(Initialiser):
+    """Uniform with variance gain²·2 / (fan_in + fan_out): a compromise of both directions.
+
+    Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward networks".
+    """
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        nn.init.xavier_uniform_(weight, gain)
+
+
+class XavierNormal(Initialiser):
+    """Normal with variance gain²·2 / (fan_in + fan_out). See :class:`XavierUniform`."""
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        nn.init.xavier_normal_(weight, gain)
 
 
 class HeUniform(Initialiser):
@@ -61,3 +120,20 @@ class HeUniform(Initialiser):
     def fill(self, weight: Tensor, gain: float) -> None:
         bound = gain * math.sqrt(3 / weight[0].numel())
         nn.init.uniform_(weight, -bound, bound)
+
+
+class HeNormal(Initialiser):
+    """Normal with standard deviation gain / sqrt(fan_in). See :class:`HeUniform`."""
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
+
+
+class Orthogonal(Initialiser):
+    """Rows (or columns, where fewer) orthonormal, times the gain: no direction grows or dies.
+
+    Saxe et al. 2014, arXiv:1312.6120.
+    """
+
+    def fill(self, weight: Tensor, gain: float) -> None:
+        nn.init.orthogonal_(weight, gain)

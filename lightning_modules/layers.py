@@ -1,10 +1,13 @@
 """Building blocks of the networks."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
-NormName = Literal["batch", "layer", "group", "instance"]
+NormName = Literal["batch", "layer", "group", "instance", "local_response", "weight"]
+Activation = Callable[[], nn.Module]
 
 
 def norm_layer(name: NormName | None, channels: int, *, spatial: bool) -> nn.Module:
@@ -15,20 +18,79 @@ def norm_layer(name: NormName | None, channels: int, *, spatial: bool) -> nn.Mod
             ``layer``: per image over everything (Ba et al. 2016, arXiv:1607.06450);
             ``group``: per image over groups of 8 channels (Wu and He 2018, arXiv:1803.08494);
             ``instance``: per image and channel over its pixels (Ulyanov et al. 2016,
-            arXiv:1607.08022), which leaves nothing to normalise in a vector: none there;
-            None: no normalisation.
+            arXiv:1607.08022); ``local_response``: per position over 5 neighbouring channels
+            (Krizhevsky et al. 2012, "AlexNet", whose alpha of 1e-4 was for activations in the
+            hundreds; ours, around 1, take an alpha of 1). The last two have nothing to normalise
+            in a vector, and leave it as it is. ``weight`` reparametrises the weights instead, see
+            :func:`normed_weight`, and adds no layer; None: no normalisation.
         channels: number of channels or features.
         spatial: whether there are pixels beside the channels.
+
+    Raises:
+        ValueError: an unknown name.
     """
     match name:
-        case None:
+        case None | "weight":
             return nn.Identity()
         case "batch":
             return nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)
         case "layer":
             return nn.GroupNorm(1, channels)
         case "group":
-            return nn.GroupNorm(max(1, channels // 8) if channels % 8 == 0 else 1, channels)
+            return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
         case "instance":
             return nn.InstanceNorm2d(channels, affine=True) if spatial else nn.Identity()
-    raise ValueError(f"norm is {name!r}; expected one of batch, layer, group, instance, or none")
+        case "local_response":
+            return nn.LocalResponseNorm(5, alpha=1.0) if spatial else nn.Identity()
+    raise ValueError(f"norm is {name!r}; expected one of {NormName.__args__} or none")
+
+
+def normed_weight(layer: nn.Module, name: NormName | None) -> nn.Module:
+    """Give ``layer``'s weight a length and a direction of their own if ``name`` is ``weight``.
+
+    Salimans and Kingma 2016, arXiv:1602.07868.
+    """
+    return weight_norm(layer) if name == "weight" else layer
+
+
+def hidden_layers(
+    features: int,
+    hidden_size: int,
+    num_classes: int,
+    activation: Activation,
+    norm: NormName | None,
+    dropout: float,
+) -> nn.Sequential:
+    """From ``[N, …]`` with ``features`` values per image to logits ``[N, num_classes]``.
+
+    Flatten, linear, activation, norm, dropout, linear.
+    """
+    return nn.Sequential(
+        nn.Flatten(),
+        normed_weight(nn.Linear(features, hidden_size), norm),
+        activation(),
+        norm_layer(norm, hidden_size, spatial=False),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_size, num_classes),
+    )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse a size below 1.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; expected at least 1")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a probability outside [0, 1).
+
+    Raises:
+        ValueError: names the value.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; expected 0 <= value < 1")

@@ -1,13 +1,22 @@
 """Preprocessing: from pixels in 0…1 to what the first layer sees.
 
-A preprocessor is a module inside the classifier. It is fitted once, on the raw training images
-only, and keeps what it learnt in buffers, so that a checkpoint carries its own statistics.
+A preprocessor is a module inside the classifier. It is fitted once, on the training images only,
+and keeps what it learnt in buffers, so that a checkpoint carries its own statistics.
 """
 
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+# The smallest step between two grey values: a spread below it is no spread.
+_ONE_LEVEL = 1 / 255
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 in 0…255 to float in 0…1; float stays as it is."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 class Preprocessor(nn.Module, ABC):
@@ -21,13 +30,17 @@ class Preprocessor(nn.Module, ABC):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Learn the statistics of ``images``: uint8 ``[N, C, H, W]`` in 0…255, training only."""
+        """Learn the statistics of the training images.
+
+        Args:
+            images: ``[N, C, H, W]``, uint8 in 0…255 or float in 0…1, NaN where missing.
+        """
         self.fit_statistics(images)
         self.fitted.fill_(True)
 
     @abstractmethod
     def fit_statistics(self, images: Tensor) -> None:
-        """Set the buffers from ``images``: uint8 ``[N, C, H, W]`` in 0…255."""
+        """Set the buffers; see :meth:`fit`."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -50,10 +63,160 @@ class MinMaxScaling(Preprocessor):
         self.register_buffer("maximum", torch.tensor(1.0))
 
     def fit_statistics(self, images: Tensor) -> None:
-        self.minimum.copy_(images.min() / 255)
-        self.maximum.copy_(images.max() / 255)
+        if images.is_floating_point():
+            images = images.nan_to_num(nan=0.0)
+        minimum, maximum = images.aminmax()
+        self.minimum.copy_(as_float(minimum))
+        self.maximum.copy_(as_float(maximum))
 
     def forward(self, images: Tensor) -> Tensor:
         # The floor keeps a blank training set from dividing by zero.
-        span = (self.maximum - self.minimum).clamp_min(1 / 255)
+        span = (self.maximum - self.minimum).clamp_min(_ONE_LEVEL)
         return (images - self.minimum) * (2 / span) - 1
+
+
+class Standardize(Preprocessor):
+    """Subtract the training set's mean and divide by its standard deviation.
+
+    Args:
+        per_pixel: a mean and deviation for every pixel instead of one for all. Pixels that hardly
+            vary, as in the corners of MNIST, are divided by one grey level at least.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, per_pixel: bool = False, image_shape: tuple[int, int, int] = (1, 28, 28)
+    ) -> None:
+        super().__init__()
+        self.per_pixel = per_pixel
+        shape = image_shape if per_pixel else (1, 1, 1)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def fit_statistics(self, images: Tensor) -> None:
+        pixels = as_float(images).nan_to_num(nan=0.0)
+        over = (0,) if self.per_pixel else (0, 1, 2, 3)
+        std, mean = torch.std_mean(pixels, dim=over, keepdim=True)
+        self.mean.copy_(mean[0])
+        self.std.copy_(std[0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std.clamp_min(_ONE_LEVEL)
+
+
+class ZCAWhitening(Preprocessor):
+    """Decorrelate the pixels and give each direction unit variance, staying close to the image.
+
+    x → (x - mean)·U·diag(1/sqrt(λ + ε))·Uᵀ, with λ and U the eigenvalues and eigenvectors of the
+    training pixels' covariance. Bell and Sejnowski 1997; Krizhevsky 2009, "Learning Multiple Layers
+    of Features from Tiny Images", appendix A.
+
+    Args:
+        epsilon: added to every eigenvalue, in squared pixel units (0…1): directions with less
+            variance than this are not blown up. 0.1 keeps noise down, 0.001 whitens nearly all.
+        image_shape: (channels, height, width) of the images, in pixels.
+
+    Raises:
+        ValueError: an epsilon of 0 or less.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(
+        self, epsilon: float = 0.01, image_shape: tuple[int, int, int] = (1, 28, 28)
+    ) -> None:
+        super().__init__()
+        if epsilon <= 0:
+            raise ValueError(f"epsilon is {epsilon}; expected more than 0")
+        self.epsilon = epsilon
+        size = image_shape[0] * image_shape[1] * image_shape[2]
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("matrix", torch.eye(size))
+
+    def fit_statistics(self, images: Tensor) -> None:
+        pixels = as_float(images).nan_to_num(nan=0.0).flatten(1)
+        self.mean.copy_(pixels.mean(dim=0))
+        # float64: the smallest eigenvalues are far below float32's resolution of the largest.
+        covariance = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64)
+        for chunk in pixels.split(10_000):
+            centred = (chunk - self.mean).double()
+            covariance += centred.T @ centred
+        eigenvalues, vectors = torch.linalg.eigh(covariance / len(pixels))
+        scale = (eigenvalues.clamp_min(0) + self.epsilon).rsqrt()
+        self.matrix.copy_(vectors * scale @ vectors.T)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images.flatten(1) - self.mean) @ self.matrix).view_as(images)
+
+
+class ClipOutliers(Preprocessor):
+    """Clip every pixel to the training pixels' mean ± ``deviations`` standard deviations.
+
+    Outliers widen the band that is meant to catch them; so mean and deviation are taken again from
+    what lies inside, until nothing more falls out ("sigma clipping").
+
+    Args:
+        deviations: width of the band that is kept; the usual 3 leaves clean images untouched.
+
+    Raises:
+        ValueError: deviations of 0 or less.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, deviations: float = 3.0) -> None:
+        super().__init__()
+        if deviations <= 0:
+            raise ValueError(f"deviations is {deviations}; expected more than 0")
+        self.deviations = deviations
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(1.0))
+
+    def fit_statistics(self, images: Tensor) -> None:
+        pixels = as_float(images)
+        pixels = pixels[~pixels.isnan()]
+        inside = pixels
+        for _ in range(20):  # a few rounds are enough; ends for sure
+            std, mean = torch.std_mean(inside)
+            low, high = mean - self.deviations * std, mean + self.deviations * std
+            before, inside = len(inside), pixels[(pixels >= low) & (pixels <= high)]
+            if len(inside) == before:
+                break
+        self.low.copy_(low)
+        self.high.copy_(high)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.clamp(self.low, self.high)
+
+
+class ImputeMissing(Preprocessor):
+    """Fill missing pixels (NaN) with the mean of the 8 neighbours that are there.
+
+    Where none is, with the mean of that pixel over the training images.
+
+    Args:
+        image_shape: (channels, height, width) of the images, in pixels.
+    """
+
+    pixel_mean: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.zeros(image_shape))
+
+    def fit_statistics(self, images: Tensor) -> None:
+        # A pixel that is missing in every image is black.
+        self.pixel_mean.copy_(as_float(images).nanmean(dim=0).nan_to_num(nan=0.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        missing = images.isnan()
+        known = images.nan_to_num(nan=0.0)
+        # Both averages have the same divisor, so that their ratio is the mean of what is there.
+        total = F.avg_pool2d(known, 3, stride=1, padding=1)
+        present = F.avg_pool2d((~missing).to(images.dtype), 3, stride=1, padding=1)
+        neighbours = torch.where(present > 0, total / present, self.pixel_mean)
+        return torch.where(missing, neighbours, known)

@@ -44,13 +44,38 @@ class ChainedScheduler(torch_schedulers.ChainedScheduler):
         super().__init__([make(optimizer) for make in schedulers], optimizer)
 
 
-def with_run_length(make: LRSchedulerCallable, run_length: Callable[[], int]) -> Any:
-    """Put the run's length where a schedule leaves its own open.
+class InverseTime:
+    """Factor 1 / (1 + decay·t), for ``LambdaLR``: the schedule that SGD's theory asks for.
 
-    Open is a length of -1, or OneCycleLR's default of neither ``total_steps`` nor ``epochs``.
+    Robbins and Monro 1951.
+
+    Args:
+        decay: per scheduler step; at t = 1/decay the rate is half of what it was.
+
+    Raises:
+        ValueError: a decay below 0.
+    """
+
+    def __init__(self, decay: float = 0.5) -> None:
+        if decay < 0:
+            raise ValueError(f"decay is {decay}; expected at least 0")
+        self.decay = decay
+
+    def __call__(self, step: int) -> float:
+        return 1 / (1 + self.decay * step)
+
+
+def build_scheduler(
+    make: LRSchedulerCallable, optimizer: Optimizer, run_length: Callable[[], int]
+) -> Any:
+    """Build a schedule, and fill in what it leaves open.
+
+    Open is a length of -1 (the whole run); OneCycleLR's default of neither ``total_steps`` nor
+    ``epochs`` (likewise); and OneCycleLR's ``max_lr`` of -1 (the optimizer's own rate).
 
     Args:
         make: a schedule without its optimizer: a class or a ``functools.partial`` of one.
+        optimizer: wrapped optimizer.
         run_length: asked only where a length is open; the number of scheduler steps.
     """
     keywords = getattr(make, "keywords", {})
@@ -58,10 +83,11 @@ def with_run_length(make: LRSchedulerCallable, run_length: Callable[[], int]) ->
     candidates = (make, getattr(make, "func", None), *getattr(make, "args", ()))
     scheduler_class = next((c for c in candidates if isclass(c)), None)
     filled: dict[str, Any] = {name: run_length() for name in _LENGTHS if keywords.get(name) == -1}
-    if scheduler_class is torch_schedulers.OneCycleLR and not (
-        keywords.get("total_steps") or keywords.get("epochs")
-    ):
-        filled["total_steps"] = run_length()
+    if scheduler_class is torch_schedulers.OneCycleLR:
+        if not (keywords.get("total_steps") or keywords.get("epochs")):
+            filled["total_steps"] = run_length()
+        if keywords.get("max_lr") == -1:
+            filled["max_lr"] = [group["lr"] for group in optimizer.param_groups]
     schedules = keywords.get("schedulers", [])
     milestones = keywords.get("milestones")
     spans: list[tuple[int, int | None]] = [(0, None)] * len(schedules)
@@ -69,12 +95,19 @@ def with_run_length(make: LRSchedulerCallable, run_length: Callable[[], int]) ->
         spans = list(zip([0, *milestones], [*milestones, None], strict=True))
     if schedules and len(schedules) == len(spans):  # where not, torch says what is wrong
         filled["schedulers"] = [
-            with_run_length(schedule, partial(_length, span, run_length))
+            partial(build_scheduler, schedule, run_length=partial(_length, span, run_length))
             for schedule, span in zip(schedules, spans, strict=True)
         ]
-    return partial(make, **filled) if filled else make
+    return make(optimizer, **filled)
+
+
+def schedule_lengths(scheduler: Any) -> list[dict[str, int]]:
+    """The lengths of a schedule and of those it is made of, by the names torch gives them."""
+    parts = [scheduler, *getattr(scheduler, "_schedulers", [])]
+    return [{name: getattr(s, name) for name in _LENGTHS if hasattr(s, name)} for s in parts]
 
 
 def _length(span: tuple[int, int | None], run_length: Callable[[], int]) -> int:
+    """At least 1, where the run ends before the schedule's turn comes."""
     start, end = span
-    return (run_length() if end is None else end) - start
+    return max(1, (run_length() if end is None else end) - start)

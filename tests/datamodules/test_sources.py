@@ -339,7 +339,15 @@ def test_processes_at_once_download_once(processes: int, real: Path, tmp_path: P
     command = [sys.executable, "-c", CHILD, str(real), str(tmp_path / "data"), str(marker)]
     folder, pipe = REPOSITORY / "datamodules", subprocess.PIPE
     children = [
-        subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
         for _ in range(processes)
     ]
     for child in children:  # all of them start once the last one is ready

@@ -1,14 +1,12 @@
 """Normalisation layers: over what each of them normalises."""
 
-from typing import get_args
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.layers import NormName, norm_layer
+from lightning_modules.layers import NormName, norm_layer, normed_weight
 
-NORMS: tuple[NormName, ...] = get_args(NormName)
+NORMS: tuple[NormName, ...] = ("batch", "layer", "group", "instance")
 
 
 def is_standardised(values: Tensor) -> bool:
@@ -67,9 +65,39 @@ def test_no_norm_passes_its_input_on(pixels: Tensor, spatial: bool) -> None:
     assert norm_layer(None, 16, spatial=spatial)(pixels) is pixels
 
 
-def test_instance_norm_passes_vectors_on(pixels: Tensor) -> None:
+@pytest.mark.parametrize("name", ["instance", "local_response", "weight"])
+def test_what_has_nothing_to_normalise_in_vectors_passes_them_on(
+    pixels: Tensor, name: NormName
+) -> None:
     vectors = pixels[:, :, 0, 0]
-    assert norm_layer("instance", 16, spatial=False)(vectors) is vectors
+    assert norm_layer(name, 16, spatial=False)(vectors) is vectors
+
+
+def test_local_response_norm_divides_by_five_neighbouring_channels(pixels: Tensor) -> None:
+    power = pixels.pow(2)
+    padded = torch.cat([torch.zeros(6, 2, 5, 5), power, torch.zeros(6, 2, 5, 5)], dim=1)
+    around = torch.stack([padded[:, i : i + 16] for i in range(5)]).sum(dim=0)
+    expected = pixels / (1 + around / 5) ** 0.75
+    layer = norm_layer("local_response", 16, spatial=True)
+    assert torch.allclose(layer(pixels), expected, atol=1e-4)
+
+
+def test_weight_norm_splits_a_weight_into_length_and_direction_and_keeps_its_value() -> None:
+    layer = nn.Linear(5, 3)
+    before, x = layer.weight.detach().clone(), torch.randn(2, 5)
+    plain = layer(x)
+    normed = normed_weight(layer, "weight")
+    assert torch.allclose(normed(x), plain, atol=1e-6)
+    length = normed.get_parameter("parametrizations.weight.original0")
+    assert torch.allclose(length.flatten(), before.norm(dim=1))
+    with torch.no_grad():
+        normed.get_parameter("parametrizations.weight.original1").mul_(7)
+    assert torch.allclose(normed(x), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [None, "batch", "layer", "group", "instance", "local_response"])
+def test_every_other_norm_leaves_the_weights_alone(name: NormName | None) -> None:
+    assert list(dict(normed_weight(nn.Linear(5, 3), name).named_parameters())) == ["weight", "bias"]
 
 
 @pytest.mark.parametrize("channels", [1, 4, 12])
@@ -108,5 +136,5 @@ def test_batch_norm_uses_running_statistics_in_evaluation(pixels: Tensor) -> Non
 
 @pytest.mark.parametrize("spatial", [True, False])
 def test_an_unknown_norm_is_refused_by_name(spatial: bool) -> None:
-    with pytest.raises(ValueError, match=r"norm is 'weight'; expected one of batch, layer"):
-        norm_layer("weight", 16, spatial=spatial)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"norm is 'spectral'; expected one of .*batch.*layer"):
+        norm_layer("spectral", 16, spatial=spatial)  # type: ignore[arg-type]

@@ -1,0 +1,219 @@
+"""Preprocessing: fitted once, on the training split only, and kept in the checkpoint."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+import train
+from datamodules import ImageDataModule
+from datamodules.image_dataset import ImageDataset
+from errors import UserError
+from lightning_modules import BaselineCNN, MinMaxScaling
+
+
+def plain(*values: int) -> ImageDataset:
+    """An image of one grey value for each of ``values``."""
+    images = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 28, 28)
+    return ImageDataset(images, torch.arange(len(values)) % 10)
+
+
+class GreyDataModule(ImageDataModule):
+    """Training images between 51 and 204; validation and test have other extremes."""
+
+    class_names = tuple("0123456789")
+
+    def __init__(self, train: tuple[int, ...] = (51, 102, 204, 153), **options: Any) -> None:
+        super().__init__(**{"batch_size": 3, **options})
+        self.values = train
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set = plain(*self.values)
+        self.val_set = plain(0, 255)
+        self.test_set = plain(0, 255)
+
+
+def small(**options: Any) -> BaselineCNN:
+    options = {"preprocessing": MinMaxScaling(), **options}
+    return BaselineCNN(
+        width=1, hidden_size=2, optimizer=partial(torch.optim.SGD, lr=0.0), **options
+    )
+
+
+def trainer() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def extremes(model: BaselineCNN) -> list[int]:
+    """What the preprocessing has learnt, in 0…255."""
+    scaling = model.preprocessing
+    assert isinstance(scaling, MinMaxScaling)
+    return [round(scaling.minimum.item() * 255), round(scaling.maximum.item() * 255)]
+
+
+def test_min_max_maps_the_training_extremes_to_minus_one_and_one() -> None:
+    scaling = MinMaxScaling()
+    scaling.fit(plain(51, 204).images)
+    given = torch.tensor([51, 204, 127.5, 0, 255]) / 255
+    expected = [-1, 1, 0, -1 - 102 / 153, 1 + 102 / 153]
+    assert scaling(given).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_min_max_over_the_full_range_is_the_usual_normalisation() -> None:
+    scaling = MinMaxScaling()
+    scaling.fit(plain(0, 255).images)
+    images = torch.rand(5, 1, 28, 28)
+    assert torch.allclose(scaling(images), (images - 0.5) / 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_min_max_of_blank_images_stays_finite(value: int) -> None:
+    scaling = MinMaxScaling()
+    images = plain(value).images
+    scaling.fit(images)
+    assert scaling(images / 255).isfinite().all()
+
+
+def test_fitting_marks_the_preprocessing_as_fitted() -> None:
+    scaling = MinMaxScaling()
+    assert not scaling.fitted
+    scaling.fit(plain(3).images)
+    assert scaling.fitted
+
+
+def test_only_training_images_are_learnt() -> None:
+    model = small()
+    trainer().fit(model, datamodule=GreyDataModule())
+    assert extremes(model) == [51, 204]
+
+
+def test_testing_and_predicting_learn_nothing() -> None:
+    model, data = small(), GreyDataModule()
+    trainer().fit(model, datamodule=data)
+    trainer().test(model, datamodule=data, verbose=False)
+    trainer().predict(model, datamodule=data)
+    assert extremes(model) == [51, 204]
+
+
+def test_a_second_fit_on_other_data_keeps_what_was_learnt() -> None:
+    model = small()
+    trainer().fit(model, datamodule=GreyDataModule())
+    trainer().fit(model, datamodule=GreyDataModule(train=(5, 240)))
+    assert extremes(model) == [51, 204]
+
+
+def test_images_are_learnt_before_augmentation() -> None:
+    class Brighter(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images + 0.5
+
+    model = small()
+    trainer().fit(model, datamodule=GreyDataModule(augmentation=[Brighter()]))
+    assert extremes(model) == [51, 204]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_that_drop_last_leaves_out_is_learnt_too(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = small()
+    trainer().fit(model, datamodule=GreyDataModule((51, 100, 204), batch_size=2, drop_last=True))
+    assert extremes(model) == [51, 204]
+
+
+def test_learning_leaves_the_random_numbers_of_the_run_alone() -> None:
+    model, data = small(), GreyDataModule()
+    data.setup()
+    model.trainer = trainer()
+    model.trainer.datamodule = data  # type: ignore[attr-defined]
+    before = torch.get_rng_state()
+    model.setup("fit")
+    assert extremes(model) == [51, 204]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_checkpoint_carries_what_was_learnt(tmp_path: Path) -> None:
+    first = small()
+    run = trainer()
+    run.fit(first, datamodule=GreyDataModule())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    stored = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert stored["preprocessing.minimum"].item() == pytest.approx(51 / 255)
+    assert stored["preprocessing.maximum"].item() == pytest.approx(204 / 255)
+
+    second = small()
+    run = trainer()
+    run.fit_loop.max_epochs = 2
+    other = GreyDataModule(train=(5, 240))
+    run.fit(second, datamodule=other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert extremes(second) == [51, 204]
+
+    third = BaselineCNN.load_from_checkpoint(
+        tmp_path / "a.ckpt", preprocessing=MinMaxScaling(), weights_only=True
+    )
+    assert extremes(third) == [51, 204]
+    images = plain(9, 99, 199).images
+    assert torch.equal(third.eval()(images), first.eval()(images))
+
+
+def test_a_checkpoint_with_statistics_does_not_load_without_its_preprocessing(
+    tmp_path: Path,
+) -> None:
+    run = trainer()
+    run.fit(small(), datamodule=GreyDataModule())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(RuntimeError, match=r"preprocessing\.minimum"):
+        BaselineCNN.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_without_a_data_module_the_message_says_what_to_call() -> None:
+    data = GreyDataModule()
+    data.setup()
+    with pytest.raises(UserError, match=r"fitted on the training images: call"):
+        trainer().fit(small(), data.train_dataloader(), data.val_dataloader())
+
+
+def test_what_was_fitted_by_hand_needs_no_data_module() -> None:
+    data, model = GreyDataModule(), small()
+    data.setup()
+    assert model.preprocessing is not None
+    model.preprocessing.fit(plain(1, 2).images)
+    trainer().fit(model, data.train_dataloader(), data.val_dataloader())
+    assert extremes(model) == [1, 2]
+
+
+def test_the_first_layer_sees_the_preprocessed_image() -> None:
+    model, seen = small(), []
+    trainer().fit(model, datamodule=GreyDataModule())
+    model.features.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model(plain(51, 204).images)
+    assert seen[0][:, 0, 0, 0].tolist() == pytest.approx([-1, 1])
+
+
+def test_the_command_line_fits_real_images_to_minus_one_to_one(
+    quick_fit: Callable[..., train.ExperimentCLI], tmp_path: Path
+) -> None:
+    cli = quick_fit(
+        "--model=BaselineCNN",
+        "--model.width=1",
+        "--model.preprocessing=MinMaxScaling",
+        "--trainer.logger=false",
+        f"--checkpoint.dirpath={tmp_path}",
+        "--test_best=false",
+        batches=1,
+    )
+    assert extremes(cli.model) == [0, 255]
+    images, _ = next(iter(cli.datamodule.val_dataloader()))
+    prepared = cli.model.preprocess(images)
+    assert (prepared.min().item(), prepared.max().item()) == (-1, 1)
