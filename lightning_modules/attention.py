@@ -64,10 +64,10 @@ class CrissCrossAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         height, width = features.shape[2:]
-        # Channels last, [N, H, W, C]: then rows are plain matrices, and columns one transpose away.
-        query = self.query(features).permute(0, 2, 3, 1)
-        key = self.key(features).permute(0, 2, 3, 1)
-        value = self.value(features).permute(0, 2, 3, 1)
+        # Channels last, [N, H, W, C], copied once: rows are plain matrices, columns a transpose away.
+        query = self.query(features).permute(0, 2, 3, 1).contiguous()
+        key = self.key(features).permute(0, 2, 3, 1).contiguous()
+        value = self.value(features).permute(0, 2, 3, 1).contiguous()
         row = query @ key.transpose(2, 3)  # [N, H, W, W]
         column = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [N, W, H, H]
         # The position itself is in its row already.
