@@ -64,7 +64,7 @@ class CrissCrossAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         height, width = features.shape[2:]
-        # Channels last, [N, H, W, C], copied once: rows are plain matrices, columns a transpose away.
+        # Channels last, [N, H, W, C], copied once: rows are matrices, columns a transpose away.
         query = self.query(features).permute(0, 2, 3, 1).contiguous()
         key = self.key(features).permute(0, 2, 3, 1).contiguous()
         value = self.value(features).permute(0, 2, 3, 1).contiguous()
