@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -252,35 +257,55 @@ class ExperimentCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        options = self.config[self.subcommand]
         given = self.config_init[self.subcommand].trainer
-        run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
+        if given.logger in (None, True):
+            kwargs["logger"] = self.make_logger()
         self.run_summary = RunSummary()
-        own = [Throughput(), FiniteLoss(), self.run_summary]
-        if given.enable_checkpointing is not False:
-            own.append(LastCheckpoint(options.checkpoint.dirpath))
+        self.trainer_defaults = {"callbacks": [self.run_summary, *self.own_callbacks()]}
+        return super().instantiate_trainer(**kwargs)
+
+    def make_logger(self) -> RunLogger | bool:
+        """The run's logger; False for none."""
+        if self.subcommand == "predict":
+            return False  # predictions.csv is all there is to write
+        options = self.config[self.subcommand]
+        options.experiment = self._experiment(options)
+        run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
+        # A checkpoint's run goes on, or gets its test results, in its own folder.
+        place = (run.parents[1], run.parent.name, run.name) if run else None
+        return RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
+
+    def own_callbacks(self) -> list[Callback]:
+        """What watches a run beside the callbacks that have options of their own."""
+        given = self.config_init[self.subcommand].trainer
+        own: list[Callback] = [Throughput(), FiniteLoss()]
+        if self._keeps_checkpoints():
+            own.append(LastCheckpoint(self.config[self.subcommand].checkpoint.dirpath))
         if given.enable_progress_bar is not False:
             own.append(ProgressBar())
-        if given.logger in (None, True) and self.subcommand == "predict":
-            kwargs["logger"] = False  # predictions.csv is all there is to write
-        elif given.logger in (None, True):
-            options.experiment = self._experiment(options)
-            # A checkpoint's run goes on, or gets its test results, in its own folder.
-            place = (run.parents[1], run.parent.name, run.name) if run else None
-            kwargs["logger"] = RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
+        if given.logger in (None, True) and self.subcommand != "predict":
             own += [TrainingImages(), SignalStatistics(), Mistakes()]
-        self.trainer_defaults = {"callbacks": own}
-        trainer = super().instantiate_trainer(**kwargs)
-        if not trainer.loggers or given.fast_dev_run:  # the monitor refuses to work without one
-            self._drop(trainer, LearningRateMonitor)
-        if not trainer.loggers and options.checkpoint.dirpath is None:
-            self._drop(trainer, ModelCheckpoint)  # there is no run folder to keep checkpoints in
-        return trainer
+        return own
 
-    @staticmethod
-    def _drop(trainer: Trainer, kind: type) -> None:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, kind)]
+    def _keeps_checkpoints(self) -> bool:
+        given = self.config_init[self.subcommand]
+        somewhere = given.trainer.logger or given.trainer.logger is None or given.checkpoint.dirpath
+        return bool(somewhere) and given.trainer.enable_checkpointing is not False
+
+    @override
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Leave out the callbacks that have nothing to work on in this run."""
+        idle: list[type[Callback]] = []
+        if not config["logger"] or config["fast_dev_run"]:
+            idle.append(LearningRateMonitor)
+        if not self._keeps_checkpoints():
+            idle.append(ModelCheckpoint)
+            config["enable_checkpointing"] = False  # or Lightning would add one of its own
+        if self.datamodule.val_size == 0:
+            idle += [EarlyStopping, ModelCheckpoint]  # there is no best epoch without validation
+            config["limit_val_batches"] = 0
+        kept = [callback for callback in callbacks if not isinstance(callback, tuple(idle))]
+        return super()._instantiate_trainer(config, kept)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, once, and say what was reached."""
@@ -365,6 +390,14 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def quiet() -> None:
+    """Leave out what nobody can act on: the warnings above, and Lightning's chatter."""
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def main(args: list[str] | None = None) -> ExperimentCLI:
     """Run a command line, e.g. ``main(["fit", "--config", "configs/baseline_cnn.yaml"])``.
 
@@ -374,10 +407,7 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
     Raises:
         SystemExit: with a line that says what is wrong, for what the user can put right.
     """
-    for message in _QUIET:
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet()
     try:
         return ExperimentCLI(args)
     except (UserError, MisconfigurationException) as error:

@@ -26,7 +26,7 @@ def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this project's checkout, with ``+`` where files differ from it."""
     here = Path(__file__).parent
     try:
@@ -103,7 +103,7 @@ class RunSummary(Callback):
                 "torch": torch.__version__,
                 "lightning": lightning.__version__,
             },
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
         }
         self._write(trainer)
 

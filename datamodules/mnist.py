@@ -1,5 +1,6 @@
 """MNIST and FashionMNIST as LightningDataModules."""
 
+import functools
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,7 +29,8 @@ class ImageDataModule(LightningDataModule):
         root: folder of all data sets.
         batch_size: training images per step and process.
         eval_batch_size: images per step and process in validation, test and predict.
-        val_size: images split off the training set for validation, stratified by class.
+        val_size: images split off the training set for validation, stratified by class. With 0,
+            all of them train: nothing is validated, stopped early or chosen by the best epoch.
         split_seed: of that split, and of the choice that ``train_fraction`` makes; apart from the
             run's own seed, so that runs with different seeds share their splits.
         train_fraction: share of the training split that is used, in (0, 1], stratified by class.
@@ -71,7 +73,7 @@ class ImageDataModule(LightningDataModule):
         for name, size, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
-            ("val_size", val_size, 1),
+            ("val_size", val_size, 0),
             ("num_workers", num_workers, 0),
         ):
             if size < least:
@@ -168,6 +170,8 @@ class ImageDataModule(LightningDataModule):
         return self._loader(self.train_set, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        if self.val_size == 0:
+            raise UserError("there are no validation images: val_size is 0; expected at least 1")
         return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:
@@ -221,6 +225,13 @@ class ImageDataModule(LightningDataModule):
         return images, labels
 
 
+@functools.lru_cache(maxsize=2)  # a process that trains many times reads once
+def _read(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))
+    labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
+    return images[:, None], labels
+
+
 class _MNISTFamily(ImageDataModule):
     """The data sets that come as MNIST's four IDX files: 60,000 + 10,000 images, 28×28, grey."""
 
@@ -231,11 +242,7 @@ class _MNISTFamily(ImageDataModule):
         fetch(self.dataset, self.root)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        folder = self.root / self.dataset / "raw"
-        prefix = "train" if train else "t10k"
-        images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))
-        labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
-        return images[:, None], labels
+        return _read(self.root.resolve() / self.dataset / "raw", "train" if train else "t10k")
 
 
 class FashionMNISTDataModule(_MNISTFamily):

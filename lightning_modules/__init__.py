@@ -27,6 +27,7 @@ from lightning_modules.preprocessing import (
     ZCAWhitening,
 )
 from lightning_modules.schedules import ChainedScheduler, InverseTime, SequentialLR
+from lightning_modules.searched_cnn import SearchedCNN
 
 __all__ = [
     "MLP",
@@ -47,6 +48,7 @@ __all__ = [
     "OptimizedCNN",
     "Orthogonal",
     "Preprocessor",
+    "SearchedCNN",
     "SequentialLR",
     "SqueezeExcitation",
     "Standardize",

@@ -461,7 +461,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("--trainer.max_epochs=-5", ["max_epochs", "-5", "non-negative"]),
         ("--model.optimizer.lr=-1", ["learning rate", "-1"]),
         ("--model.dropout=1.5", ["dropout is 1.5", "0 <= value < 1"]),
-        ("--data.val_size=0", ["val_size is 0", "at least 1"]),
+        ("--data.val_size=-1", ["val_size is -1", "at least 0"]),
         ("--data.val_size=60000", ["val_size is 60000", "fewer"]),
         ("--data.train_fraction=0", ["train_fraction is 0", "0 < value <= 1"]),
         ("--data.train_fraction=1.5", ["train_fraction is 1.5", "0 < value <= 1"]),

@@ -370,7 +370,7 @@ def test_the_data_sets_own_images_are_never_changed(augmented: Loaded) -> None:
     [
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"eval_batch_size": -5}, "eval_batch_size is -5; expected at least 1"),
-        ({"val_size": 0}, "val_size is 0; expected at least 1"),
+        ({"val_size": -1}, "val_size is -1; expected at least 0"),
         ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
         ({"train_fraction": 0.0}, "train_fraction is 0.0; expected 0 < value <= 1"),
         ({"train_fraction": 1.5}, "train_fraction is 1.5; expected 0 < value <= 1"),

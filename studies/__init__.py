@@ -1,0 +1,1 @@
+"""What runs many trainings: search spaces, samplers, the queue of trials, reports."""

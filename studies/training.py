@@ -1,0 +1,203 @@
+"""One training among many: ``train.py fit`` inside this process, without its ceremony."""
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from optuna.trial import Trial
+from typing_extensions import override
+
+from callbacks import FiniteLoss, RunLogger, Throughput
+from errors import UserError
+from train import ExperimentCLI
+
+
+class SeveralProcesses(Exception):
+    """This training needs more than one process."""
+
+
+class FitCLI(ExperimentCLI):
+    """``train.py fit`` that says nothing and writes into a folder of the caller's choice.
+
+    Args:
+        args: options of ``train.py fit``.
+        folder: the run's folder; emptied first.
+        callbacks: beside those of the configuration; an :class:`EpochReport` among them says what
+            the hyper-parameters reached.
+        hparams: for TensorBoard's HPARAMS tab.
+        keep: write checkpoints, test at the end and save the configuration, as ``train.py`` does.
+        child: whether this process may become one of several.
+
+    Attributes:
+        run_summary: what was reached.
+
+    Raises:
+        SeveralProcesses: the training needs them, and this process is no child.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        folder: Path,
+        callbacks: Sequence[Callback] = (),
+        *,
+        hparams: Mapping[str, Any] | None = None,
+        keep: bool = False,
+        child: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.extra_callbacks = list(callbacks)
+        self.hparams = hparams
+        self.keep = keep
+        self.child = child
+        quiet = ["--trainer.enable_progress_bar=false"]
+        if not keep:
+            quiet += ["--trainer.enable_checkpointing=false", "--test_best=false"]
+        super().__init__(["fit", *args, *quiet])
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": ExperimentCLI.subcommands()["fit"]}
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        if not self.keep:
+            self.save_config_callback = None
+
+    @override
+    def make_logger(self) -> RunLogger:
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        parent = self.folder.parent
+        return RunLogger(str(parent.parent), parent.name, self.folder.name)
+
+    @override
+    def own_callbacks(self) -> list[Callback]:
+        own = super().own_callbacks() if self.keep else [Throughput(), FiniteLoss()]
+        return [*own, *self.extra_callbacks]
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.trainer.world_size > 1 and not self.child:
+            raise SeveralProcesses
+        super()._run_subcommand(subcommand)
+
+    @override
+    def after_fit(self) -> None:
+        if self.keep:
+            super().after_fit()
+        if self.hparams is not None and self.trainer.is_global_zero:
+            reached = {
+                f"reached/{watch.metric}": watch.best
+                for watch in self.extra_callbacks
+                if isinstance(watch, EpochReport)
+            }
+            logger = self.trainer.logger
+            assert logger is not None
+            logger.log_hyperparams(dict(self.hparams), reached)
+            logger.finalize("success")
+
+    @override
+    def _report(self, checkpoint: str) -> None:
+        """The study says what was reached."""
+
+
+class _ConfigCLI(ExperimentCLI):
+    """Parse the options of ``train.py fit`` and stop there."""
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": ExperimentCLI.subcommands()["fit"]}
+
+    @override
+    def _set_seed(self) -> None:
+        pass
+
+    @override
+    def instantiate_classes(self) -> None:
+        pass
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def complete_config(args: Sequence[str]) -> str:
+    """Every value of the run that ``train.py fit`` with these options would do, as YAML.
+
+    Raises:
+        UserError: the options are not valid; says which and why.
+    """
+    cli = _ConfigCLI(["fit", *args])
+    return cli._parser("fit").dump(cli.config.fit, skip_none=False)
+
+
+def config_keys(config: str) -> dict[str, Any]:
+    """Every key of a complete configuration, dotted, with its value; branches too."""
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        found = {prefix: node} if prefix else {}
+        if isinstance(node, dict):
+            for name, child in node.items():
+                found |= walk(child, f"{prefix}.{name}" if prefix else str(name))
+        return found
+
+    return walk(yaml.safe_load(config), "")
+
+
+class EpochReport(Callback):
+    """Report a metric to an Optuna trial after every epoch, and stop where the pruner says so.
+
+    Args:
+        metric: e.g. ``val/accuracy``.
+        better: ``max`` or ``min``.
+
+    Attributes:
+        best: the best epoch's value of the training that runs; None before its first.
+        epochs: validated, over all trainings.
+        stopped: whether the pruner ended the training.
+    """
+
+    def __init__(self, metric: str, better: Callable[..., float]) -> None:
+        self.metric = metric
+        self.better = better
+        self.trial: Trial | None = None
+        self.best: float | None = None
+        self.epochs = 0
+        self.stopped = False
+
+    def begin(self, trial: Trial | None) -> None:
+        """Watch another training; ``trial`` is None where the pruner does not look."""
+        self.trial = trial
+        self.best = None
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.metric not in trainer.callback_metrics:
+            known = [name for name in sorted(trainer.callback_metrics) if name.startswith("val/")]
+            raise UserError(f"there is no metric {self.metric}; this run has {', '.join(known)}")
+        value = float(trainer.callback_metrics[self.metric])
+        self.best = value if self.best is None else self.better(self.best, value)
+        self.epochs += 1
+        epoch = trainer.current_epoch + 1
+        stop = False
+        if trainer.is_global_zero and self.trial is not None:
+            with warnings.catch_warnings():
+                # A trial that runs again reports its epochs again.
+                warnings.filterwarnings("ignore", message=".*is already reported.*")
+                self.trial.report(value, epoch)
+            # After the last epoch there is nothing left to save.
+            stop = epoch < (trainer.max_epochs or 0) and self.trial.should_prune()
+        if trainer.strategy.broadcast(stop):
+            self.stopped = trainer.should_stop = True
