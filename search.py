@@ -5,26 +5,14 @@ The same command goes on after an interruption, and on further machines with ``-
 """
 
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import studies  # noqa: F401  isort: skip  (its imports have an order, too)
 
-import logging
-import os
-import signal
-import sys
-import warnings
-from pathlib import Path
-from typing import Literal
-
-import optuna
 from rich.console import Console
 
-from command_line import Parser
-from errors import UserError
+from studies.commands import answer, show_parser
 from studies.definition import settings_parser
-from studies.search import Search, confirmed, find, report, run, run_child, run_worker
+from studies.search import Search, confirmed, report, run
 from studies.search_report import confirmation_lines, summary, trials_table
-from train import quiet
-
-INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
 
 
 def main(args: list[str] | None = None) -> None:
@@ -36,51 +24,18 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with a line that says what is wrong, or after an interruption.
     """
-    given = sys.argv[1:] if args is None else args
-    quiet()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    earlier = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: end like Ctrl-C
-    try:
-        if given[:1] == ["worker"]:
-            run_worker(_worker_parser().parse_args(given[1:]), os.getppid())
-        elif given[:1] == ["trial"]:
-            run_child(_worker_parser().parse_args(given[1:]))
-        elif given[:1] == ["show"]:
-            _show(given[1:])
-        else:
-            _search(given)
-    except UserError as error:
-        print(f"search.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code in (0, None):
-            raise  # --help
-        print("search.py: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGINT, earlier)  # Lightning ignores it after an interruption
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    answer(Search, args, {"": _search, "show": _show})
 
 
 def _search(args: list[str]) -> None:
     settings = settings_parser().parse_args(args)
-    run(settings, ["python", "search.py", *args])
-    name = settings.name or Path(str(settings.config[0])).stem
-    _print(find(name, settings.storage, settings.runs_dir))
+    _print(run(settings, ["python", "search.py", *args]))
 
 
 def _show(args: list[str]) -> None:
-    parser = Parser(prog="search.py show", description="Print a study's results again.")
-    parser.add_argument("--study", type=str, required=True, help="Its folder, or its name.")
-    parser.add_argument("--storage", type=str | None, help="Where it is not a SQLite file.")
-    parser.add_argument("--runs_dir", type=str, default="runs/search", help="Of all studies.")
-    options = parser.parse_args(args)
-    search = find(options.study, options.storage, options.runs_dir)
-    study, definition = search.load()
-    report(search, study, definition)
+    options = show_parser("search.py", "runs/search").parse_args(args)
+    search = Search.find(options.study, options.storage, options.runs_dir)
+    report(search, *search.load())
     _print(search)
 
 
@@ -100,18 +55,6 @@ def _print(search: Search) -> None:
     commands.append(f"tensorboard --logdir {search.folder}")
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _worker_parser() -> Parser:
-    """Of the processes that search.py starts: ``worker`` (--workers) and ``trial`` (DDP)."""
-    parser = Parser(prog="search.py worker")
-    for name in ("storage", "name", "folder", "study"):
-        parser.add_argument(f"--{name}", type=str, required=True)
-    parser.add_argument("--kind", type=Literal["trials", "confirmation"], default="trials")
-    parser.add_argument("--seconds", type=float | None)
-    parser.add_argument("--trial", type=int | None)
-    parser.add_argument("--endless", type=bool, default=False)
-    return parser
 
 
 if __name__ == "__main__":

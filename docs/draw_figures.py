@@ -4,9 +4,9 @@
     python docs/draw_figures.py schedules normalisation   # some of them
 
 Nothing is drawn from a formula of this file's own: a schedule is built from its YAML and stepped,
-an augmentation is applied to images, an initialiser fills real layers, and which values a
-normalisation shares is read off its gradients. Takes half a minute on one CPU core, most of it the
-fit of ZCA whitening to 55,000 images.
+an augmentation is applied to images, an initialiser fills real layers, which values a normalisation
+shares is read off its gradients, and the diagnosed runs are those of results/diagnosis. Takes half
+a minute on one CPU core, most of it the fit of ZCA whitening to 55,000 images.
 """
 # ruff: noqa: E402  (the repository's root must be on the path before its modules are imported)
 
@@ -21,6 +21,7 @@ import class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
 
 import argparse
 import io
+import json
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -31,6 +32,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -476,6 +478,59 @@ def draw_block(axes: Any, values: Tensor, names: tuple[str, str, str]) -> None:
     axes.text(-1.6, 0, high / 2, names[2], **style)
 
 
+# Diagnosis.
+
+DIAGNOSED = ROOT / "results" / "diagnosis" / "diagnosis.json"
+# One run of the benchmark's collection for each kind.
+EXAMPLES = {
+    "overfitting": "MLP 128, 600 images",
+    "underfitting": "MLP of 4 units",
+    "oscillating": "MLP, SGD 0.3",
+    "not converging": "all labels shuffled, MLP",
+    "good fit": "short recipe",
+}
+
+
+def diagnosis(root: Path = DATA) -> Figure:
+    """Curves of one provoked run of each kind, from the collection: FashionMNIST, seed 2."""
+    runs = {
+        run["name"]: run
+        for run in json.loads(DIAGNOSED.read_text())["runs"]
+        if (run["dataset"], run["seed"]) == ("FashionMNIST", 2)
+    }
+    figure = new_figure(10, 5)
+    panels = figure.subplots(2, len(EXAMPLES), sharex="col", squeeze=False)
+    for (top, bottom), (kind, name) in zip(panels.T, EXAMPLES.items(), strict=True):
+        run = runs[name]
+        curves = run["curves"]
+        epochs = range(1, len(curves["val/loss"]) + 1)
+        top.axhline(run["reference"], color=GREEN, linestyle=":", linewidth=1.2)
+        for axes, metric in ((top, "accuracy"), (bottom, "loss")):
+            axes.plot(epochs, curves[f"train/{metric}"], "--", color=GREY, linewidth=1.4)
+            axes.plot(epochs, curves[f"val/{metric}"], color=BLUE, linewidth=1.8)
+            axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+            plain(axes)
+        top.set_title(kind, fontsize=11, loc="left", color=INK, weight="bold", pad=18)
+        top.text(0, 1.03, name, fontsize=8, color=GREY, transform=top.transAxes)
+        top.set_ylim(0, 1.02)
+        bottom.set_ylim(0, 1.1 * max(*curves["val/loss"], *curves["train/loss"]))
+        bottom.set_xlabel("epoch", fontsize=9)
+        bottom.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    panels[0, 0].set_ylabel("accuracy", fontsize=9)
+    panels[1, 0].set_ylabel("loss", fontsize=9)
+    lines = [*panels[0, 0].lines[1:], panels[0, 0].lines[0]]
+    figure.legend(
+        lines,
+        ["training", "validation", "nearest class mean, not trained"],
+        loc="outside lower center",
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+        handlelength=3.5,
+    )
+    return figure
+
+
 # The command.
 
 DRAWINGS = {
@@ -484,6 +539,7 @@ DRAWINGS = {
     "augmentation": augmentation,
     "preprocessing": preprocessing,
     "normalisation": normalisation,
+    "diagnosis": diagnosis,
 }
 
 

@@ -1,8 +1,9 @@
 """What a study is: its YAML, checked and completed before the first trial."""
 
 import hashlib
-import json
 import os
+import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,12 @@ import optuna
 from jsonargparse import ActionConfigFile, Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
-from optuna.trial import BaseTrial
+from typing_extensions import override
 
-from command_line import Parser
+from command_line import Parser, explain
 from errors import UserError
 from studies.reinforce import ReinforceSampler
-from studies.space import Scalar, Space, resolved
+from studies.space import Parameter, Scalar, Space, resolved
 from studies.training import complete_config, config_keys
 
 
@@ -61,7 +62,7 @@ class Settings:
     """
 
     base: list[str] | str
-    space: dict[str, dict[str, Any]]
+    space: dict  # of anything: no value of it is to be taken for an object to make
     proxy: list[str] | str = field(default_factory=list)
     objective: Objective = field(default_factory=Objective)
     n_trials: int | None = None
@@ -73,9 +74,29 @@ class Settings:
     runs_dir: str = "runs/search"
 
 
+class _SettingsParser(Parser):
+    """Of ``search.py``: ``--space.model.init_args.dropout {…}`` adds a key to the space."""
+
+    @override
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        # A dotted key of a dict is cut at its first dot and takes the place of what is there.
+        given = sys.argv[1:] if args is None else args
+        return super().parse_args(
+            [_SPACE_KEY.sub(_undotted, arg) for arg in given], *rest, **kwargs
+        )
+
+
+_DOT = "\N{ONE DOT LEADER}"
+_SPACE_KEY = re.compile(r"^--space\.[^=\s]+")
+
+
+def _undotted(key: re.Match[str]) -> str:
+    return "--space." + key[0].removeprefix("--space.").replace(".", _DOT)
+
+
 def settings_parser() -> Parser:
     """The parser of ``search.py``."""
-    parser = Parser(
+    parser = _SettingsParser(
         prog="search.py",
         description="Search the hyper-parameters of a configuration of train.py.",
     )
@@ -132,7 +153,17 @@ class Definition:
     full_config: str
 
     # What must not change while a study goes on.
-    FIXED = ("metric", "direction", "epochs", "seeds", "space", "config")
+    FIXED = (
+        "metric",
+        "direction",
+        "epochs",
+        "seeds",
+        "space",
+        "sampler",
+        "pruner",
+        "config",
+        "full_config",
+    )
 
     @property
     def better(self) -> Callable[..., float]:
@@ -141,11 +172,6 @@ class Definition:
     @property
     def is_grid(self) -> bool:
         return self.sampler["class_path"].endswith("GridSampler")
-
-    def fingerprint(self) -> str:
-        """The same for studies whose trials can be compared."""
-        fixed = {name: getattr(self, name) for name in self.FIXED}
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def sampler_for(self, number: int, kept: BaseSampler | None) -> BaseSampler:
         """The sampler of trial ``number``.
@@ -158,27 +184,30 @@ class Definition:
             return kept
         if self.is_grid:
             return RandomSampler()  # never asked: a grid's cells are in the queue
-        spec = json.loads(json.dumps(self.sampler))
-        arguments = spec.get("init_args") or {}
-        if "seed" in arguments:
-            seed = arguments["seed"] or 0
-            if not spec["class_path"].endswith(("QMCSampler", "ReinforceSampler")):
-                seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
-            arguments["seed"] = seed
-        return _build("sampler", spec)
+        return _build("sampler", _seeded(self.sampler, number))
 
     def make_pruner(self) -> BasePruner:
         return _build("pruner", self.pruner)
 
-    def arguments(self, trial: BaseTrial) -> tuple[dict[str, Scalar], list[str]]:
-        """The values chosen for a trial, and ``train.py fit``'s options that set them."""
-        space = Space(self.space)
-        chosen = space.suggest(trial)
-        return chosen, self.options(space.arguments(chosen))
-
     def options(self, chosen: Sequence[str]) -> list[str]:
         """Complete options of a trial's training: base, chosen values, budget."""
         return [f"--config={self.config}", *chosen, f"--trainer.max_epochs={self.epochs}"]
+
+
+def _seeded(spec: Any, number: int) -> Any:
+    """A sampler's class and arguments, its samplers' too, with the seeds of a trial."""
+    if not isinstance(spec, Mapping):
+        return spec
+    counts = str(spec.get("class_path")).endswith(("QMCSampler", "ReinforceSampler"))
+    seeded = {}
+    for name, value in spec.items():
+        if name == "init_args" and "seed" in value:
+            seed = value["seed"] or 0
+            if not counts:
+                seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
+            value = {**value, "seed": seed}
+        seeded[name] = _seeded(value, number)
+    return seeded
 
 
 def _build(name: str, spec: Mapping[str, Any]) -> Any:
@@ -203,12 +232,14 @@ def define(settings: Namespace) -> Definition:
     if not settings.seeds:
         raise UserError("seeds is []; expected at least one, e.g. --seeds '[0]'")
     entries = resolved(flat(settings.space))
-    full = complete_config(_files("base", settings.base))
-    proxy = _files("proxy", settings.proxy)
-    config = complete_config([*_files("base", settings.base), *proxy]) if proxy else full
+    base, proxy = _files("base", settings.base), _files("proxy", settings.proxy)
+    full = _read("base", base)
+    config = _read("proxy", [*base, *proxy]) if proxy else full
     metric = settings.objective.metric
-    epochs = settings.objective.epochs or config_keys(config)["trainer.max_epochs"]
-    if not epochs or epochs < 1:
+    epochs = settings.objective.epochs
+    if epochs is None:
+        epochs = config_keys(config)["trainer.max_epochs"]
+    if epochs is None or epochs < 1:
         raise UserError(f"objective.epochs is {epochs}; expected at least 1")
     if not metric.startswith("val/"):
         raise UserError(
@@ -235,9 +266,10 @@ def define(settings: Namespace) -> Definition:
 
 
 def flat(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``--space.model.init_args.dropout {…}`` arrives nested: join its key again."""
+    """Join the keys of a space that is written nested, as a configuration is."""
     found: dict[str, Any] = {}
-    for name, entry in entries.items():
+    for key, entry in entries.items():
+        name = str(key).replace(_DOT, ".")
         known = {"choices", "low", "high", "overlays", "architecture", "when"}
         if isinstance(entry, Mapping) and entry and not known & entry.keys():
             nested = all(isinstance(child, Mapping) for child in entry.values())
@@ -257,6 +289,13 @@ def _files(name: str, paths: list[str] | str) -> list[str]:
     return [f"--config={path}" for path in listed]
 
 
+def _read(name: str, options: Sequence[str]) -> str:
+    try:
+        return complete_config(options)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
 def _stem(configs: Any) -> str:
     return Path(str(configs[0])).stem if configs else "study"
 
@@ -273,57 +312,88 @@ def _check_space(definition: Definition) -> None:
             that the key does not take.
     """
     space = Space(definition.space)
-    # A class that one parameter chooses brings keys that another one may set.
+    # As the options of a trial: files first. What a file or a class brings, a later key may set.
+    order = sorted(space.parameters, key=lambda parameter: parameter.is_key)
     known = set(config_keys(definition.config))
-    classes = [p for p in space.parameters if not p.is_key or any(_names_class(p.values.probes()))]
-    for parameter in classes:
-        for value in parameter.values.probes():
-            chosen = parameter.values.arguments(parameter.name, value)
-            known |= set(config_keys(_complete(definition, parameter.name, value, chosen)))
-    for parameter in space.parameters:
-        if parameter.is_key and parameter.name not in known:
-            close = get_close_matches(parameter.name, known, n=1, cutoff=0.0)
+    for i, parameter in enumerate(order):
+        name = parameter.name
+        if name in _BUDGET:
+            raise UserError(f"space: {name} cannot vary; it is {_BUDGET[name]} of the study")
+        if parameter.is_key and name not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.0)
             raise UserError(
-                f"space: {parameter.name} is no key of this configuration; did you mean "
-                f"{close[0] if close else ', '.join(sorted(known))}?"
+                f"space: {name} is no key of this configuration; did you mean {close[0]}?"
             )
-    for parameter in space.parameters:
-        if parameter.when or parameter in classes:
-            continue  # read with the class it belongs to, or read already
         for value in parameter.values.probes():
-            chosen = parameter.values.arguments(parameter.name, value)
-            _complete(definition, parameter.name, value, chosen)
+            try:
+                config = _complete(definition, space, parameter, value, order[:i])
+            except UserError:  # a class may need an argument that a later key gives
+                config = _complete(definition, space, parameter, value, order)
+            known |= set(config_keys(config))
+    for parameter in order[:-1]:
+        for value in parameter.values.probes():
+            if isinstance(value, str):  # a file or a class, which may refuse a later key
+                _complete(definition, space, parameter, value, order)
 
 
-def _names_class(values: Sequence[Scalar]) -> list[bool]:
-    return [isinstance(value, str) for value in values]
+_BUDGET = {"trainer.max_epochs": "objective.epochs", "seed_everything": "seeds"}
 
 
-def _complete(definition: Definition, name: str, value: Scalar, chosen: list[str]) -> str:
+def _beside(
+    space: Space, others: Sequence[Parameter], parameter: Parameter, value: Scalar
+) -> dict[str, Scalar]:
+    """A trial with this value, in which the others that exist have their first one."""
+    wanted = {parameter.name: value}
+    named = {other.name: other for other in space.parameters}
+    conditions = dict(parameter.when)
+    while conditions:
+        name, values = conditions.popitem()
+        wanted.setdefault(name, values[0])
+        conditions |= named[name].when
+    chosen: dict[str, Scalar] = {}
+    for other in space.parameters:
+        values = [wanted[other.name]] if other.name in wanted else other.values.probes()
+        if values and other.exists(chosen) and (other.name in wanted or other in others):
+            chosen[other.name] = values[0]
+    return chosen
+
+
+def _complete(
+    definition: Definition,
+    space: Space,
+    parameter: Parameter,
+    value: Scalar,
+    others: Sequence[Parameter],
+) -> str:
+    chosen = _beside(space, others, parameter, value)
     try:
-        return complete_config(definition.options(chosen))
+        return complete_config(definition.options(space.arguments(chosen)))
     except UserError as error:
-        raise UserError(f"space: {name}: {value}: {error}") from error
+        raise UserError(f"space: {parameter.name}: {value}: {error}") from error
 
 
 def _check_algorithms(definition: Definition) -> None:
-    """Make the sampler and the pruner once.
+    """Make the sampler and the pruner once, and let the sampler propose a trial.
 
     Raises:
         UserError: what they refuse.
     """
+    space = Space(definition.space)
     if definition.is_grid:
-        next(Space(definition.space).cells())
-    try:
-        definition.sampler_for(0, None)
-        definition.make_pruner()
-    except ImportError as error:
-        raise UserError(f"{definition.sampler['class_path']}: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"sampler or pruner: {error}") from error
-    if isinstance(definition.make_pruner(), NopPruner):
-        return
-    if definition.epochs == 1:
+        next(space.cells())
+    for name in ("sampler", "pruner"):
+        try:
+            if name == "sampler":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    study = optuna.create_study(sampler=definition.sampler_for(0, None))
+                    space.suggest(study.ask())
+            else:
+                definition.make_pruner()
+        except (ImportError, ValueError, TypeError) as error:
+            text = explain(str(error))
+            raise UserError(f"{name}: {getattr(definition, name)['class_path']}: {text}") from error
+    if not isinstance(definition.make_pruner(), NopPruner) and definition.epochs == 1:
         raise UserError(
             f"pruner is {definition.pruner['class_path']}, but a trial has one epoch, so there is "
             "nothing to prune; raise --objective.epochs, or --pruner NopPruner"

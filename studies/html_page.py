@@ -6,9 +6,11 @@ that they were given is escaped; ``page`` puts sections of them together.
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -218,3 +220,11 @@ def page(title: str, sections: Sequence[Section]) -> str:
 </body>
 </html>
 """
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Whole or not at all: who reads it meanwhile sees the file as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write at once
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.replace(partial, path)

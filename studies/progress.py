@@ -58,7 +58,7 @@ class StudyProgress:
         if self.printed is None:  # those of an earlier command are told in one line
             self.printed = {trial.number for trial in ended}
             if ended:
-                self._print(f"going on after {len(ended)} {self.what}s")
+                self._print(f"going on after {len(ended)} {self.what}{'s' * (len(ended) > 1)}")
             self._print(f"{self.what:>5}  state   {self.metric:>12}  epochs   seconds  parameters")
         for trial in ended:
             if trial.number not in self.printed:

@@ -7,11 +7,10 @@ workers and restarts there are, and a grid's cells are neither lost nor run twic
 
 import os
 import platform
-import time
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +29,8 @@ HEARTBEAT, GRACE = 10, 60
 # How often a trial may take its worker down with it before it counts as failed.
 MAX_TRIES = 3
 
-UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+# A database that is gone, or refuses.
+STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -39,33 +39,69 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         UserError: there is no such database, driver or permission.
     """
-    # Many processes may write one SQLite file: wait for one another instead of failing.
-    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        return RDBStorage(
-            url,
-            engine_kwargs=engine,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-        )
+        parsed = sqlalchemy.make_url(url)
+        kind = parsed.get_backend_name()
+        if kind not in ("sqlite", "postgresql"):
+            raise ValueError(f"{kind} is neither postgresql nor sqlite")
+        if kind == "sqlite" and not (parsed.database and Path(parsed.database).parent.is_dir()):
+            raise ValueError("names no file in a folder that is there")
+        # Many processes may write one SQLite file: wait for one another instead of failing.
+        connect = {"timeout": 60} if kind == "sqlite" else {}
+        if parsed.get_driver_name().startswith("psycopg"):
+            connect = {"connect_timeout": 10}
+        engine = sqlalchemy.create_engine(parsed, connect_args=connect)
+        with alone(engine):  # two that make the same tables would disturb each other
+            storage = RDBStorage(
+                url,
+                engine_kwargs={"connect_args": connect},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+            )
+        engine.dispose()
+        return storage
     except ImportError as error:
         raise UserError(
-            f"--storage {_without_password(url)}: {error}; for PostgreSQL: pip install "
+            f"--storage {without_password(url)}: {error}; for PostgreSQL: pip install "
             "'psycopg[binary]', and a URL that begins with postgresql+psycopg://"
         ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    except (*STORAGE_ERRORS, OSError, ValueError) as error:
         raise UserError(
-            f"--storage {_without_password(url)}: {reason}; expected the URL of a database that "
-            "is there, e.g. postgresql+psycopg://user:password@host:5432/name"
+            f"--storage {without_password(url)}: {storage_reason(error)}; expected the URL of a "
+            "database that is there, e.g. postgresql+psycopg://user:password@host:5432/name"
         ) from error
 
 
-def _without_password(url: str) -> str:
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url
+def storage_reason(error: Exception) -> str:
+    """What a database said, in a line."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
+        error = error.__cause__  # type: ignore[assignment]
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def without_password(text: str) -> str:
+    """A URL, or an option with one, that may be shown."""
+    text = re.sub(r"((?:://|^(?!.*://))[^:/@]*):.*@", r"\1:***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
+
+
+@contextmanager
+def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
+    """Wait until no other process is in here with this database, on any machine that shares it.
+
+    A process that dies lets the next one in.
+    """
+    if engine.url.get_backend_name() == "sqlite":
+        with FileLock(f"{engine.url.database}.lock"):
+            yield
+        return
+    with engine.connect() as connection:
+        # A machine that is switched off in here says no farewell.
+        connection.execute(
+            sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+        )
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('studies'))"))
+        yield
 
 
 class Lost(Exception):
@@ -83,32 +119,57 @@ class Queue:
     def __init__(self, study: optuna.Study, folder: Path) -> None:
         self.study = study
         self.storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
-        self.folder = folder / "workers"
+        self.folder = folder.resolve() / "workers"
         self.folder.mkdir(parents=True, exist_ok=True)
         # A file system lock is let go by the system when its process ends, however it ends.
         self.life = FileLock(self.folder / f"{platform.node()}-{uuid.uuid4().hex}.lock")
-        self.claims = FileLock(self.folder / f"{platform.node()}-claims.lock")
 
     def __enter__(self) -> "Queue":
         self.life.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.life.release()
+        """Put what did not end back into the queue."""
+        try:
+            for trial in self.trials((TrialState.RUNNING,)):
+                self.give_back(trial._trial_id)
+        finally:
+            self.life.release()
         Path(self.life.lock_file).unlink(missing_ok=True)
 
     def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
 
-    def fill(self, trials: Sequence[Mapping[str, Any] | None]) -> None:
-        """Queue trials so that there are at least these; None leaves the parameters to the sampler.
+    def unfinished(self) -> list[FrozenTrial]:
+        """The trials that run, or are still wanted: a later command may want fewer than before."""
+        wanted = self.study.user_attrs.get("wanted")
+        return [
+            trial
+            for trial in self.trials((TrialState.WAITING, TrialState.RUNNING))
+            if trial.state == TrialState.RUNNING or wanted is None or trial.number < wanted
+        ]
 
-        Whoever made the study fills its queue; others that start at the same time wait for it.
+    def total(self) -> int:
+        """How many trials there will be."""
+        return len(self.unfinished()) + sum(trial.state.is_finished() for trial in self.trials())
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self.unfinished() if trial.state == TrialState.WAITING]
+
+    def fill(self, trials: Sequence[Mapping[str, Any] | None]) -> None:
+        """Queue what is missing of these trials; None leaves the parameters to the sampler.
+
+        To be called :func:`alone`.
         """
-        with self.claims:
-            for params in trials[len(self.trials()) :]:
-                attrs = {} if params is None else {"fixed_params": dict(params)}
-                self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attrs))
+        there = [trial.system_attrs.get("fixed_params") for trial in self.trials()]
+        free = len(there)  # any trial counts where the sampler chooses
+        for params in trials:
+            if params is None:
+                free -= 1
+            if free >= 0 if params is None else params in there:
+                continue
+            attrs = {} if params is None else {"fixed_params": dict(params)}
+            self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attrs))
 
     def take(self, create: bool = False) -> int | None:
         """Take the next trial.
@@ -119,35 +180,25 @@ class Queue:
         Returns:
             The trial's id; None where none waits.
         """
-        with self.claims:
+        with alone(self.storage.engine):
             self.take_back()
-            for trial in self.trials((TrialState.WAITING,)):
-                if self._start(trial._trial_id):
-                    break
-            else:
-                if not create:
-                    return None
-                trial_id = self.storage.create_new_trial(self.study._study_id)
-                self._own(trial_id, 0)
-                return trial_id
-            self._own(trial._trial_id, trial.user_attrs.get("tries", 0))
-            return trial._trial_id
-
-    def _start(self, trial_id: int) -> bool:
-        try:
-            return self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return False
-
-    def _own(self, trial_id: int, tries: int) -> None:
-        owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
-        self.storage.set_trial_user_attr(trial_id, "owner", owner)
-        self.storage.set_trial_user_attr(trial_id, "tries", tries + 1)
-        self.storage.record_heartbeat(trial_id)
+            if create and not self._waiting():
+                self.study.add_trial(create_trial(state=TrialState.WAITING))
+            waiting = self._waiting()
+            if not waiting:
+                return None
+            trial_id, tries = waiting[0]._trial_id, waiting[0].user_attrs.get("tries", 0)
+            # Signed before it runs, so that no trial ever runs without a sign of who has it.
+            owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
+            self.storage.record_heartbeat(trial_id)
+            self.storage.set_trial_user_attr(trial_id, "owner", owner)
+            self.storage.set_trial_user_attr(trial_id, "tries", tries + 1)
+            self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+            return trial_id
 
     def give_back(self, trial_id: int) -> None:
         """Put a trial that did not end back into the queue, with its parameters."""
-        with self.claims:
+        with alone(self.storage.engine):
             trial = self.storage.get_trial(trial_id)
             if trial.state == TrialState.RUNNING and self._is_mine(trial):
                 tries = trial.user_attrs.get("tries", 1)
@@ -158,7 +209,7 @@ class Queue:
         """Queue the trials of dead workers again; one that took several down with it has failed."""
         stale = set(self.storage._get_stale_trial_ids(self.study._study_id))
         for trial in self.trials((TrialState.RUNNING,)):
-            if trial._trial_id not in stale and not self._died(trial):
+            if not self._died(trial, trial._trial_id in stale):
                 continue
             tries = trial.user_attrs.get("tries", 1)
             if tries < MAX_TRIES:
@@ -168,32 +219,26 @@ class Queue:
                 self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
                 self.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
-    def _died(self, trial: FrozenTrial) -> bool:
-        """Whether the worker of a running trial is known to be dead: nobody holds its lock."""
+    def _died(self, trial: FrozenTrial, stale: bool) -> bool:
+        """Whether a running trial's worker is dead.
+
+        On this machine, where nobody holds its lock; elsewhere, where its last sign of life is old.
+        """
         owner = trial.user_attrs.get("owner")
-        if owner is None:  # killed between taking the trial and signing for it
-            age = datetime.now() - (trial.datetime_start or datetime.now())
-            return self._is_local() or age > timedelta(seconds=GRACE)
-        if owner["host"] != platform.node() or self._is_mine(trial):
-            return False
-        lock = FileLock(owner["lock"])
-        if not Path(owner["lock"]).exists():
+        if owner is None:  # nobody here took it
             return True
+        # Two machines may have one name, but not one lock.
+        if owner["host"] != platform.node() or not Path(owner["lock"]).exists():
+            return stale
         try:
-            lock.acquire(timeout=0)
+            FileLock(owner["lock"]).acquire(timeout=0).lock.release()
         except Timeout:
             return False
-        lock.release()
-        Path(owner["lock"]).unlink(missing_ok=True)
         return True
-
-    def _is_local(self) -> bool:
-        return self.storage.url.startswith("sqlite")
 
     def _is_mine(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get("owner") or {}
-        mine = owner.get("lock") == str(self.life.lock_file)
-        return mine and owner.get("host") == platform.node()
+        return owner.get("lock") == str(self.life.lock_file)
 
     @contextmanager
     def working_on(self, trial_id: int) -> Iterator[None]:
@@ -202,38 +247,42 @@ class Queue:
             with get_heartbeat_thread(trial_id, self.storage):
                 yield
         finally:
-            if self.storage.get_trial(trial_id).state == TrialState.RUNNING:
-                self.give_back(trial_id)
+            self.give_back(trial_id)
 
-    def finish(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
+    def finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        value: float | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Record how a trial ended.
 
         Raises:
             Lost: it was taken back, and may be running elsewhere.
         """
-        if not self._is_mine(self.storage.get_trial(trial_id)):
-            raise Lost
-        number = self.storage.get_trial_number_from_id(trial_id)
-        self.study.tell(number, value, state, skip_if_finished=True)
+        with alone(self.storage.engine):
+            trial = self.storage.get_trial(trial_id)
+            if trial.state != TrialState.RUNNING or not self._is_mine(trial):
+                raise Lost
+            for name, attr in (attrs or {}).items():
+                self.storage.set_trial_user_attr(trial_id, name, attr)
+            try:
+                self.study.tell(trial.number, value, state)
+            except RuntimeError:
+                # A sampler that has tried everything stops a loop of Optuna's that is not there.
+                if not self.storage.get_trial(trial_id).state.is_finished():
+                    raise
 
 
 def create_or_load(
-    storage: RDBStorage, name: str, direction: Literal["maximize", "minimize"], wait: float = 30.0
-) -> tuple[optuna.Study, bool]:
-    """The study of that name, and whether this process has just made it.
-
-    A study that another process has just made is waited for until it is ready.
-    """
-    sampler = RandomSampler()  # the definition brings the real one
-    try:
-        made = optuna.create_study(
-            storage=storage, study_name=name, direction=direction, sampler=sampler
-        )
-        return made, True
-    except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
-    deadline = time.monotonic() + wait
-    while not study.user_attrs.get("ready") and time.monotonic() < deadline:
-        time.sleep(0.2)
-    # Whoever made it died before it was ready: then this process goes on where that one stopped.
-    return study, not study.user_attrs.get("ready")
+    storage: RDBStorage, name: str, direction: Literal["maximize", "minimize"]
+) -> optuna.Study:
+    """The study of that name."""
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction=direction,
+        sampler=RandomSampler(),  # the definition brings the real one
+        load_if_exists=True,
+    )

@@ -6,7 +6,6 @@ All of it comes from the study's storage; no trial's folder is needed.
 import csv
 import io
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.text import Text
 
 from studies import html_page
 from studies.figures import FIGURES, label, metric_name, reached, short_names, trials_of
-from studies.html_page import Section
+from studies.html_page import Section, write
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -179,14 +178,6 @@ def _row(trial: FrozenTrial, keys: Sequence[str]) -> list[str | int | None]:
 # Files.
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    """Whole or not at all: who reads it meanwhile sees the file as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write at once
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(partial, path)
-
-
 def write_trials_csv(study: Study, path: Path) -> None:
     """One row per trial, whatever its state; values unrounded, under their whole config keys."""
     trials = trials_of(study)
@@ -207,7 +198,7 @@ def write_trials_csv(study: Study, path: Path) -> None:
                 *(_values(trial).get(key) for key in keys),
             ]
         )
-    _write(path, text.getvalue())
+    write(path, text.getvalue())
 
 
 def write_report(
@@ -237,7 +228,7 @@ def write_report(
             path.unlink(missing_ok=True)  # of an earlier report
             continue
         data = html_page.png(figure)
-        _write(path, data)
+        write(path, data)
         drawings.append(html_page.figure(data, alt))
     ranked = best_first(study)
     failed = [trial for trial in ranked if trial.state == TrialState.FAIL]
@@ -259,7 +250,7 @@ def write_report(
         settings.insert(0, html_page.code(best_config, "Configuration of the best trial"))
     sections.append(Section("Configuration", settings))
     title = f"Search: {_definition(study).get('name') or study.study_name}"
-    _write(folder / "report.html", html_page.page(title, sections))
+    write(folder / "report.html", html_page.page(title, sections))
 
 
 def _html_table(study: Study, ranked: Sequence[FrozenTrial]) -> str:
@@ -284,7 +275,7 @@ def _confirmation(confirmation: dict[str, Any]) -> list[str]:
     )
     parts = [
         html_page.table(headers, rows, caption, name="confirmation"),
-        html_page.paragraph(_difference(confirmation["difference"], len(seeds))),
+        html_page.paragraph(_difference(confirmation["difference"])),
     ]
     if confirmation.get("config"):
         parts.append(html_page.code(confirmation["config"], "Configuration of the winner"))
@@ -308,20 +299,20 @@ def confirmation_lines(confirmation: dict[str, Any] | None) -> list[str]:
     reached = ", ".join(f"{name} {mean or 'failed'} (n = {n})" for name, (mean, n) in means.items())
     return [
         f"Test accuracy, trained on training and validation images: {reached}.",
-        _difference(confirmation["difference"], len(confirmation["seeds"])),
+        _difference(confirmation["difference"]),
     ]
 
 
-def _difference(difference: dict[str, float | None], seeds: int) -> str:
+def _difference(difference: dict[str, Any]) -> str:
     """Whether the winner is better than the base, in a sentence."""
-    mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
+    mean, low, high, n = (difference.get(key) for key in ("mean", "low", "high", "n"))
     if mean is None:
         return "The difference between winner and base is unknown."
     mean_text, *ends = (f"{x:+.4f}".replace("-", "−") for x in (mean, low or 0.0, high or 0.0))
     text = f"Difference, winner − base: {mean_text}"
     if low is None or high is None or not math.isfinite(low + high):
-        return f"{text}, from {_count(seeds, 'seed')}: too few for an interval."
-    text += f", 95% interval {' to '.join(ends)}, paired by seed, n = {seeds}. "
+        return f"{text}, from {_count(n or 0, 'seed')}: too few for an interval."
+    text += f", 95% interval {' to '.join(ends)}, paired by seed, n = {n}. "
     if low <= 0 <= high:
         return text + "The interval includes zero: the difference may be chance."
     return text + f"The interval excludes zero: the winner is {'better' if low > 0 else 'worse'}."

@@ -14,8 +14,10 @@ where that other one, named before it, has this value.
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +88,8 @@ class Range:
         if self.integers:
             low, high, step = int(self.low), int(self.high), int(self.step or 1)
             return trial.suggest_int(name, low, high, step=step, log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        return value if self.step is None else self._at(round((value - self.low) / self.step))
 
     def arguments(self, name: str, value: Scalar) -> list[str]:
         return [f"--{name}={value!r}"]
@@ -95,11 +98,20 @@ class Range:
         return [self.low, self.high]
 
     def cells(self) -> list[Scalar] | None:
-        step = self.step or (1 if self.integers and not self.log else None)
-        if step is None:
+        if self.step is None and (self.log or not self.integers):
             return None
-        steps = int((self.high - self.low) / step + 1e-9)
-        return [self.low + i * step for i in range(steps + 1)]
+        return [self._at(i) for i in range(self.steps + 1)]
+
+    @property
+    def steps(self) -> int:
+        """From ``low`` to the last value that is not above ``high``."""
+        low, high = Decimal(str(self.low)), Decimal(str(self.high))
+        return int((high - low) // Decimal(str(self.step or 1)))
+
+    def _at(self, i: int) -> float:
+        """The value after ``i`` steps, as one would write it: 0.3, not 0.30000000000000004."""
+        value = Decimal(str(self.low)) + i * Decimal(str(self.step or 1))
+        return int(value) if self.integers else float(value)
 
 
 @dataclass(frozen=True)
@@ -187,13 +199,25 @@ class Space:
         if unknown:
             expected = ", ".join([*sorted(_FIELDS[kinds[0]]), "when"])
             raise ValueError(f"has {sorted(unknown)[0]}; expected only {expected}")
-        known = {parameter.name for parameter in self.parameters}
-        when = dict(entry.get("when") or {})
-        for other in when:
+        return Parameter(name, _values(kinds[0], entry), self._conditions(entry.get("when") or {}))
+
+    def _conditions(self, when: Any) -> dict[str, list[Scalar]]:
+        if not isinstance(when, Mapping):
+            raise ValueError(f"when is {when!r}; expected other keys of the space and their values")
+        known = {parameter.name: parameter.values for parameter in self.parameters}
+        conditions = {}
+        for other, wanted in when.items():
             if other not in known:
                 raise ValueError(f"when names {other}, which is not in the space before it")
-        conditions = {k: v if isinstance(v, list) else [v] for k, v in when.items()}
-        return Parameter(name, _values(kinds[0], entry), conditions)
+            conditions[other] = [
+                _plain(v) for v in (wanted if isinstance(wanted, list) else [wanted])
+            ]
+            there = known[other].cells()
+            for value in conditions[other]:
+                if there is not None and value not in there:
+                    every = ", ".join(map(str, there))
+                    raise ValueError(f"when wants {other} to be {value}; it is one of {every}")
+        return conditions
 
     def suggest(self, trial: BaseTrial) -> dict[str, Scalar]:
         """Draw a value for every parameter that exists in this trial."""
@@ -245,28 +269,46 @@ def _values(kind: str, entry: Mapping[str, Any]) -> Values:
             choices = entry["choices"]
             if not isinstance(choices, list) or not choices:
                 raise ValueError(f"choices is {choices!r}; expected a list of at least one value")
-            plain = [c if isinstance(c, Scalar) else json.dumps(c) for c in choices]
-            if len(set(map(repr, plain))) < len(plain):
+            plain = [_plain(choice) for choice in choices]
+            if len(set(plain)) < len(plain):  # also 1 and true, which Optuna takes for the same
                 raise ValueError(f"choices is {choices!r}; expected every value once")
             return Choices(tuple(plain))
         case "low":
             return _range(entry)
         case "overlays":
             return _overlays(entry["overlays"])
-    return Architectures(Architecture(**(entry["architecture"] or {})))
+    architecture = entry["architecture"] or {}
+    if not isinstance(architecture, Mapping):
+        raise ValueError(f"architecture is {architecture!r}; expected fields such as max_blocks: 3")
+    known = [item.name for item in fields(Architecture)]
+    for name in architecture:
+        if name not in known:
+            raise ValueError(f"architecture has {name}; expected only {', '.join(known)}")
+    return Architectures(Architecture(**architecture))
+
+
+def _plain(value: Any) -> Scalar:
+    return value if isinstance(value, Scalar) else json.dumps(value)
 
 
 def _range(entry: Mapping[str, Any]) -> Range:
     numbers = {name: entry.get(name) for name in ("low", "high", "step")}
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float | None):
+        finite = isinstance(number, int | float | None) and number not in (math.inf, -math.inf)
+        if isinstance(number, bool) or not finite:
             raise ValueError(f"{name} is {number!r}; expected a number such as 1.0e-3")
     low, high, step = numbers.values()
     if low is None or high is None or not low < high:
         raise ValueError(f"low is {low} and high is {high}; expected two numbers, low below high")
+    log = entry.get("log") or False
+    if not isinstance(log, bool):
+        raise ValueError(f"log is {log!r}; expected true or false")
+    values = Range(low, high, step, log)
+    if step is not None and step > 0 and (last := values._at(values.steps)) != high:
+        raise ValueError(f"high is {high}, but the last step is at {last}; write that")
     # Optuna knows what does not go together: a log scale from 0, a step and a log scale.
-    FloatDistribution(low, high, log=bool(entry.get("log")), step=step)
-    return Range(low, high, step, bool(entry.get("log")))
+    FloatDistribution(low, high, log=log, step=step)
+    return values
 
 
 def _overlays(entry: Any) -> Overlays:
@@ -274,13 +316,15 @@ def _overlays(entry: Any) -> Overlays:
         return Overlays({str(label): list(texts) for label, texts in entry.items()})
     if not isinstance(entry, list) or not entry:
         raise ValueError(f"overlays is {entry!r}; expected a list of files, with none for no file")
-    texts = {}
+    texts: dict[str, list[str]] = {}
     for choice in entry:
         paths = [] if choice in (None, "none") else choice if isinstance(choice, list) else [choice]
         for path in paths:
-            if not Path(path).is_file():
+            if not isinstance(path, str) or not Path(path).is_file():
                 raise ValueError(f"there is no file {path}")
         label = "+".join(Path(path).stem for path in paths) or "none"
+        if label in texts:
+            raise ValueError(f"overlays has two called {label}; expected every name once")
         texts[label] = [Path(path).read_text() for path in paths]
     return Overlays(texts)
 

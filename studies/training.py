@@ -1,7 +1,6 @@
 """One training among many: ``train.py fit`` inside this process, without its ceremony."""
 
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,10 @@ from typing_extensions import override
 from callbacks import FiniteLoss, RunLogger, Throughput
 from errors import UserError
 from train import ExperimentCLI
+
+
+class NoSuchMetricError(UserError):
+    """The objective names a metric that no training logs: no other trial would do better."""
 
 
 class SeveralProcesses(Exception):
@@ -71,6 +74,14 @@ class FitCLI(ExperimentCLI):
         super().before_instantiate_classes()
         if not self.keep:
             self.save_config_callback = None
+
+    @override
+    def _dump_config(self) -> None:
+        """For the hyper-parameters in a checkpoint; there is none unless runs are kept."""
+        if self.keep:
+            super()._dump_config()
+        else:
+            self.config_dump: dict[str, Any] = {}
 
     @override
     def make_logger(self) -> RunLogger:
@@ -138,7 +149,7 @@ def complete_config(args: Sequence[str]) -> str:
         UserError: the options are not valid; says which and why.
     """
     cli = _ConfigCLI(["fit", *args])
-    return cli._parser("fit").dump(cli.config.fit, skip_none=False)
+    return cli._parser("fit").dump(cli.config.fit, skip_unset=False)
 
 
 def config_keys(config: str) -> dict[str, Any]:
@@ -163,7 +174,7 @@ class EpochReport(Callback):
 
     Attributes:
         best: the best epoch's value of the training that runs; None before its first.
-        epochs: validated, over all trainings.
+        epochs: trained until the last validation, over all trainings.
         stopped: whether the pruner ended the training.
     """
 
@@ -174,11 +185,13 @@ class EpochReport(Callback):
         self.best: float | None = None
         self.epochs = 0
         self.stopped = False
+        self._before = 0
 
     def begin(self, trial: Trial | None) -> None:
         """Watch another training; ``trial`` is None where the pruner does not look."""
         self.trial = trial
         self.best = None
+        self._before = self.epochs
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -186,18 +199,22 @@ class EpochReport(Callback):
             return
         if self.metric not in trainer.callback_metrics:
             known = [name for name in sorted(trainer.callback_metrics) if name.startswith("val/")]
-            raise UserError(f"there is no metric {self.metric}; this run has {', '.join(known)}")
+            raise NoSuchMetricError(
+                f"there is no metric {self.metric}; this run has {', '.join(known)}"
+            )
         value = float(trainer.callback_metrics[self.metric])
         self.best = value if self.best is None else self.better(self.best, value)
-        self.epochs += 1
         epoch = trainer.current_epoch + 1
+        self.epochs = self._before + epoch
         stop = False
         if trainer.is_global_zero and self.trial is not None:
-            with warnings.catch_warnings():
-                # A trial that runs again reports its epochs again.
-                warnings.filterwarnings("ignore", message=".*is already reported.*")
-                self.trial.report(value, epoch)
-            # After the last epoch there is nothing left to save.
-            stop = epoch < (trainer.max_epochs or 0) and self.trial.should_prune()
+            study, storage = self.trial.study, self.trial.storage
+            # Trial.report would ignore the epochs of a trial that runs again.
+            storage.set_trial_intermediate_value(self.trial._trial_id, epoch, value)
+            now = storage.get_trial(self.trial._trial_id)
+            # Not after the last epoch, where nothing is left to save; nor before the one that a
+            # trial that runs again had come to, which is the one that a pruner looks at.
+            if now.last_step == epoch < (trainer.max_epochs or 0):
+                stop = study.pruner.prune(study, now)
         if trainer.strategy.broadcast(stop):
             self.stopped = trainer.should_stop = True

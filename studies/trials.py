@@ -1,7 +1,8 @@
 """How one trial of a study runs, and how one training of its confirmation does."""
 
 import gc
-import signal
+import math
+import os
 import subprocess
 import time
 import traceback
@@ -19,9 +20,18 @@ from optuna.trial import Trial, TrialState
 from errors import UserError
 from studies.definition import Definition
 from studies.figures import short_names
-from studies.queue import Lost, Queue
+from studies.queue import STORAGE_ERRORS, Lost, Queue
 from studies.space import Space
-from studies.training import EpochReport, FitCLI, SeveralProcesses
+from studies.training import EpochReport, FitCLI, NoSuchMetricError, SeveralProcesses
+
+# What ends a trial without being its fault.
+_NOT_A_FAILURE = (
+    SeveralProcesses,
+    NoSuchMetricError,
+    Lost,
+    optuna.exceptions.UpdateFinishedTrialError,
+    *STORAGE_ERRORS,
+)
 
 
 @dataclass
@@ -43,13 +53,13 @@ class Runner:
     """Run a queue's trials in this process, one after another.
 
     A trial that trains in several processes (DDP) runs in processes of its own: Lightning starts
-    them by running a command again, and the command is ``search.py trial``, whose parameters are
-    drawn already.
+    them by running a command again, and the command is ``trial``, whose parameters are drawn
+    already.
 
     Args:
         queue: where the trials come from, and where their results go.
         folder: of the study.
-        again: the command that runs a trial by its id, which follows.
+        again: the command that runs a trial, whose id follows.
     """
 
     def __init__(self, queue: Queue, folder: Path, again: Sequence[str]) -> None:
@@ -72,15 +82,17 @@ class Runner:
         """Run a trial, and record its end, whatever it is."""
         began = time.perf_counter()
         try:
-            self.prepare(trial_id)
             try:
+                self.prepare(trial_id)
                 outcome = self.train(trial_id)
             except SeveralProcesses:
                 outcome = self._in_processes(trial_id)
+            except _NOT_A_FAILURE:
+                raise
+            except Exception as error:
+                outcome = self.failed(trial_id, error)
             outcome.attrs["seconds"] = time.perf_counter() - began
-            for name, value in outcome.attrs.items():
-                self.queue.storage.set_trial_user_attr(trial_id, name, value)
-            self.queue.finish(trial_id, outcome.state, outcome.value)
+            self.queue.finish(trial_id, outcome.state, outcome.value, outcome.attrs)
         except (Lost, optuna.exceptions.UpdateFinishedTrialError):
             return  # another worker has it now
         finally:
@@ -99,13 +111,19 @@ class Runner:
         return Outcome(TrialState.FAIL, attrs={"reason": reason, **attrs})
 
     def _in_processes(self, trial_id: int) -> Outcome:
-        log = self.queue.folder / "processes.log"
+        log = self.queue.folder / f"trial-{trial_id}.log"
+        options = [f"--trial={trial_id}", f"--parent={os.getpid()}"]
         with log.open("wb") as out:
-            process = subprocess.Popen([*self.again, str(trial_id)], stdout=out, stderr=out)
+            process = subprocess.Popen(
+                [*self.again, *options],
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # Ctrl-C reaches it from here, once
+            )
             try:
                 process.wait()
             except BaseException:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
                 raise
         attrs = self.queue.storage.get_trial(trial_id).user_attrs
@@ -118,8 +136,10 @@ class Runner:
         return outcome
 
     def run_child(self, trial_id: int) -> None:
-        """``search.py trial``: train in this process and those that Lightning adds to it."""
+        """The command ``trial``: train in this process and those that Lightning adds to it."""
         outcome = asdict(self.train(trial_id, child=True))
+        if getattr(rank_zero_only, "rank", 0) != 0 and outcome["state"] == TrialState.FAIL:
+            raise SystemExit(1)  # so that Lightning ends the others, who would wait for this one
         outcome["state"] = int(outcome["state"])
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.queue.storage.set_trial_user_attr(trial_id, "outcome", outcome)
@@ -134,6 +154,7 @@ class TrialRunner(Runner):
         super().__init__(queue, folder, again)
         self.definition = definition
         self.space = Space(definition.space)
+        self.names = short_names(parameter.name for parameter in self.space.parameters)
         self.sampler: BaseSampler | None = None
         queue.study.pruner = definition.make_pruner()
 
@@ -164,15 +185,17 @@ class TrialRunner(Runner):
                     [*options, f"--seed_everything={seed}"],
                     run.with_name(f"{run.name}-seed{seed}") if len(definition.seeds) > 1 else run,
                     [watch],
-                    hparams=dict(zip(short_names(chosen).values(), chosen.values(), strict=True)),
+                    hparams={self.names[key]: value for key, value in chosen.items()},
                     child=child,
                 )
                 if watch.best is None:
                     raise UserError("the training ended before its first validation")
+                if math.isnan(watch.best):
+                    raise UserError(f"{definition.metric} is nan")
                 scores.append(watch.best)
                 if watch.stopped:
                     break
-        except (SeveralProcesses, Lost, optuna.exceptions.UpdateFinishedTrialError):
+        except _NOT_A_FAILURE:
             raise
         except Exception as error:
             return self.failed(trial_id, error, epochs=watch.epochs)
@@ -207,10 +230,11 @@ class ConfirmationRunner(Runner):
             f"--seed_everything={values['seed']}",
             "--data.init_args.val_size=0",
             "--model.init_args.lr_scheduler_monitor=train/loss",  # for ReduceLROnPlateau
+            "--test_best=true",
         ]
         try:
             cli = FitCLI(options, self.run_folder(trial_id), keep=True, child=child)
-        except SeveralProcesses:
+        except _NOT_A_FAILURE:
             raise
         except Exception as error:
             return self.failed(trial_id, error)

@@ -1,9 +1,10 @@
 """Who works on a queue: this process, or several that it starts and watches."""
 
+import gc
 import os
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +12,9 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from studies.queue import UNFINISHED, Queue
+from studies.queue import Queue
 
 POLL = 0.5  # seconds between two looks at a queue where others work
-_ROOT = Path(__file__).parent.parent
 
 
 def work(
@@ -24,7 +24,6 @@ def work(
     deadline: float | None = None,
     create: bool = False,
     after: Callable[[], None] = lambda: None,
-    parent: int | None = None,
 ) -> None:
     """Run a queue's trials until none is left, here or with a worker that may yet die.
 
@@ -34,40 +33,53 @@ def work(
         deadline: on ``time.monotonic``'s clock; no trial starts after it.
         create: whether there is always another trial, until the deadline.
         after: called after every trial.
-        parent: process without which this one shall not go on.
     """
-    with queue:
-        while deadline is None or time.monotonic() < deadline:
-            if parent is not None and os.getppid() != parent:
-                return
-            trial_id = queue.take(create)
-            if trial_id is not None:
-                with queue.working_on(trial_id):
-                    run(trial_id)
-            elif queue.trials(UNFINISHED):
-                time.sleep(POLL)
-            else:
-                return
-            after()
+    gc.freeze()  # what is there by now need not be searched for garbage after every trial
+    try:
+        with queue:
+            while deadline is None or time.monotonic() < deadline:
+                trial_id = queue.take(create)
+                if trial_id is not None:
+                    with queue.working_on(trial_id):
+                        run(trial_id)
+                elif queue.unfinished():
+                    time.sleep(POLL)
+                else:
+                    return
+                after()
+    finally:
+        gc.unfreeze()
+
+
+def end_with(parent: int) -> None:
+    """Interrupt this process as soon as its parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Workers:
-    """Several processes that run ``search.py worker``.
+    """Several processes that work on one queue.
 
     Args:
         number: how many.
-        options: of ``search.py worker``.
+        command: of each.
         log: what they print goes there.
     """
 
-    def __init__(self, number: int, options: Sequence[str], log: Path) -> None:
+    def __init__(self, number: int, command: Sequence[str], log: Path) -> None:
         self.log = log
         self.deaths: list[str] = []
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
+            self.earlier = out.tell()
             self.processes = [
                 subprocess.Popen(
-                    [sys.executable, str(_ROOT / "search.py"), "worker", *options],
+                    [*command, f"--parent={os.getpid()}"],
                     env=_share(index, number),
                     stdout=out,
                     stderr=out,
@@ -90,8 +102,9 @@ class Workers:
                 if process.returncode:
                     self.deaths.append(f"worker {process.pid} ended with {process.returncode}")
             after()
-        if self.deaths and queue.trials(UNFINISHED):
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+        if len(self.deaths) == len(self.processes) and queue.unfinished():
+            lines = self.log.read_bytes()[self.earlier :].decode(errors="replace").split("\n")
+            lines = [line for line in lines if line.strip()]
             raise UserError(
                 f"all workers died ({'; '.join(self.deaths)}; the last words in {self.log}: "
                 f"{lines[-1] if lines else 'none'}); the same command goes on where they stopped"
@@ -101,13 +114,14 @@ class Workers:
         """Let them put their trials back and end."""
         for process in self.processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
         deadline = time.monotonic() + patience
         for process in self.processes:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def _share(index: int, number: int) -> dict[str, str]:

@@ -33,7 +33,7 @@ REASON = "ValueError: <script>alert(1)</script> [bold]"
 CONFIRMATION: dict[str, Any] = {
     "variants": {"base": [0.91, 0.92, 0.93], "winner": [0.92, 0.94, 0.93]},
     "seeds": [0, 1, 2],
-    "difference": {"mean": 0.01, "low": -0.0148, "high": 0.0348},
+    "difference": {"mean": 0.01, "low": -0.0148, "high": 0.0348, "n": 3},
     "config": "model:\n  lr: 0.1\n",
 }
 

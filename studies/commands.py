@@ -1,0 +1,94 @@
+"""What ``search.py`` and ``compare.py`` share: how they answer errors and interruptions."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+import optuna
+
+from command_line import Parser
+from errors import UserError
+from studies.queue import STORAGE_ERRORS, storage_reason
+from studies.study import StoredStudy
+from train import quiet
+
+INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
+
+
+def answer(
+    kind: type[StoredStudy],
+    args: Sequence[str] | None,
+    commands: Mapping[str, Callable[[list[str]], None]],
+) -> None:
+    """Run a command line.
+
+    Args:
+        kind: of the studies it is about.
+        args: the command line, without the program's name; None for ``sys.argv``.
+        commands: by their first word; "" for none.
+
+    Raises:
+        SystemExit: with a line that says what is wrong, or after an interruption.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    quiet()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: end like Ctrl-C
+    everything = {
+        **commands,
+        "worker": lambda rest: kind.worker(_worker_parser(kind).parse_args(rest)),
+        "trial": lambda rest: kind.child(_worker_parser(kind).parse_args(rest)),
+    }
+    named = bool(given) and given[0] in everything
+    try:
+        everything[given[0] if named else ""](given[named:])
+    except UserError as error:
+        _fail(kind, str(error))
+    except STORAGE_ERRORS as error:
+        _fail(kind, f"the storage: {storage_reason(error)}; the same command goes on from here")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(kind, f"{error.filename}: {error.strerror}")
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning makes an exit of an interruption; others are of --help or a closed pipe.
+        if not any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__)):
+            raise
+        text = f"{kind.program}: interrupted; the same command goes on from here"
+        print(text, file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)  # Lightning ignores SIGINT after an interruption
+
+
+def _fail(kind: type[StoredStudy], message: str) -> NoReturn:
+    print(f"{kind.program}: error: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def show_parser(program: str, runs_dir: str) -> Parser:
+    """Of the command ``show``."""
+    parser = Parser(prog=f"{program} show", description="Print a study's results again.")
+    parser.add_argument("--study", type=str, required=True, help="Its folder, or its name.")
+    parser.add_argument("--storage", type=str | None, help="Where it is not a SQLite file.")
+    parser.add_argument("--runs_dir", type=str, default=runs_dir, help="Of all studies.")
+    return parser
+
+
+def _worker_parser(kind: type[StoredStudy]) -> Parser:
+    """Of the further processes: ``worker`` (--workers) and ``trial`` (DDP)."""
+    parser = Parser(prog=kind.program)
+    for name in ("name", "folder", "study", "kind"):
+        parser.add_argument(f"--{name}", type=str, required=True)
+    parser.add_argument("--seconds", type=float | None)
+    parser.add_argument("--trial", type=int | None)
+    parser.add_argument("--parent", type=int, required=True, help="Ends where that has ended.")
+    parser.add_argument("--endless", type=bool, default=False)
+    return parser

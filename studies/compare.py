@@ -1,0 +1,100 @@
+"""A comparison from its first run to its report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+from jsonargparse import Namespace
+from typing_extensions import override
+
+from errors import UserError
+from studies.comparison import Definition, define
+from studies.comparison_report import write_report
+from studies.comparison_runs import ComparisonRunner, collected
+from studies.paired_statistics import Comparison
+from studies.progress import StudyProgress
+from studies.queue import Queue, alone, create_or_load
+from studies.study import StoredStudy, check_same
+from studies.trials import Runner
+
+
+class ComparisonStudy(StoredStudy):
+    """A comparison, its folder and its storage."""
+
+    program = "compare.py"
+
+    def load(self) -> tuple[optuna.Study, Definition]:
+        """The study and its definition.
+
+        Raises:
+            UserError: there is no such study.
+        """
+        study = self.study()
+        return study, Definition(**study.user_attrs["definition"])
+
+    def begin(self, definition: Definition) -> tuple[optuna.Study, Queue]:
+        """Make the study, or go on with the one that is there; queue what is missing.
+
+        Variants and seeds may be added; what was there must be as it was.
+
+        Raises:
+            UserError: the study that is there compares something else.
+        """
+        with alone(self.storage.engine):
+            study = create_or_load(self.storage, self.name, "maximize")
+            there = study.user_attrs.get("definition")
+            if there is not None:
+                _check_same(self.folder, Definition(**there), definition)
+            study.set_user_attr("definition", asdict(definition))
+            queue = Queue(study, self.folder)
+            queue.fill(definition.cells())
+        return study, queue
+
+    @override
+    def runner(self, queue: Queue, kind: str) -> Runner:
+        again = self.command("trial", queue, kind)
+        return ComparisonRunner(self.load()[1], queue, self.folder, again)
+
+
+def _check_same(folder: Path, was: Definition, now: Definition) -> None:
+    """Refuse to go on with other runs than those that are there.
+
+    Raises:
+        UserError: names what differs.
+    """
+    check_same(folder, was, now, Definition.FIXED)
+    for key, config in was.configs.items():
+        if now.configs.get(key, config) != config:
+            raise UserError(
+                f"{folder} holds runs of {key.strip('/')} with another configuration, which cannot "
+                "be compared with new ones; choose another --name, or remove that folder"
+            )
+
+
+def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
+    """Train every variant over every seed, and report."""
+    definition = define(settings)
+    folder = Path(settings.runs_dir) / definition.name
+    comparison = ComparisonStudy(definition.name, folder, settings.storage)
+    _, queue = comparison.begin(definition)
+    comparison.save(settings.storage, command)
+    progress = StudyProgress(
+        "run",
+        "test/accuracy",
+        maximize=True,
+        total=len(queue.trials()),
+        workers=settings.workers,
+    )
+    try:
+        comparison.work_on(queue, "runs", progress, workers=settings.workers)
+    finally:
+        report(comparison)
+    return comparison
+
+
+def report(comparison: ComparisonStudy) -> Comparison:
+    """Write everything a user looks at afterwards into the comparison's folder."""
+    found = collected(*comparison.load())
+    write_report(found, comparison.folder, comparison.facts())
+    return found

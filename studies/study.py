@@ -1,0 +1,208 @@
+"""A study where it lies: its folder on this machine, its storage, and who works on it."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning
+import optuna
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from callbacks.run_summary import git_commit
+from errors import UserError
+from studies.html_page import write
+from studies.progress import StudyProgress
+from studies.queue import Queue, open_storage, without_password
+from studies.training import config_keys
+from studies.trials import Runner
+from studies.workers import Workers, end_with, work
+
+_ROOT = Path(__file__).parent.parent
+STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes
+
+
+class StoredStudy:
+    """A study, its folder and its storage.
+
+    Args:
+        name: of the study in the storage.
+        folder: of the study on this machine.
+        storage: URL; the folder's own SQLite file unless given.
+    """
+
+    program: ClassVar[str]  # the command line that works on such studies
+
+    def __init__(self, name: str, folder: Path, storage: str | None) -> None:
+        self.name = name
+        self.folder = folder
+        self.url = storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+        if not storage:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.storage = open_storage(self.url)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def find(cls, study: str, storage: str | None, runs_dir: str) -> Self:
+        """The study in a folder, or of a name under ``runs_dir``.
+
+        Raises:
+            UserError: there is none.
+        """
+        folders = (Path(study), Path(runs_dir, study))
+        folder = next((f for f in folders if (f / "study.yaml").is_file()), None)
+        if folder is None:
+            there = sorted(str(path.parent) for path in Path(runs_dir).glob("*/study.yaml"))
+            raise UserError(
+                f"--study {study}: there is no study.yaml in such a folder; "
+                + (f"there are {', '.join(there)}" if there else f"there is no study in {runs_dir}")
+            )
+        place = yaml.safe_load((folder / "study.yaml").read_text())
+        return cls(place["name"], folder, storage or place["storage"])
+
+    def study(self) -> optuna.Study:
+        """The study itself.
+
+        Raises:
+            UserError: there is no such study.
+        """
+        try:
+            return optuna.load_study(study_name=self.name, storage=self.storage)
+        except KeyError as error:
+            there = ", ".join(
+                name for name in optuna.get_all_study_names(self.storage) if "/" not in name
+            )
+            raise UserError(
+                f"there is no study {self.name} in {without_password(self.url)}; "
+                f"there {'are ' + there if there else 'is none'}"
+            ) from error
+
+    def save(self, storage: str | None, command: Sequence[str]) -> None:
+        """What :meth:`find` and :meth:`facts` need; no password goes into a file."""
+        place = {
+            "name": self.name,
+            "storage": without_password(storage) if storage else None,
+            "command": shlex.join(map(without_password, command)),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+            f"lightning {lightning.__version__}, optuna {optuna.__version__}",
+            "commit": git_commit() or "unknown",
+        }
+        write(self.folder / "study.yaml", yaml.safe_dump(place, sort_keys=False, width=1000))
+
+    def facts(self) -> dict[str, str]:
+        """What a report says of how the study was last worked on."""
+        place = yaml.safe_load((self.folder / "study.yaml").read_text())
+        return {name: place[name] for name in ("command", "machine", "versions", "commit")}
+
+    def runner(self, queue: Queue, kind: str) -> Runner:
+        """What runs the trials of one of the study's queues."""
+        raise NotImplementedError
+
+    def command(self, what: str, queue: Queue, kind: str) -> list[str]:
+        """Of a further process: ``worker``, or ``trial``."""
+        os.environ[STORAGE] = self.url  # a command line, and a password in it, anybody may read
+        return [
+            sys.executable,
+            str(_ROOT / self.program),
+            what,
+            f"--name={self.name}",
+            f"--folder={self.folder}",
+            f"--study={queue.study.study_name}",
+            f"--kind={kind}",
+        ]
+
+    def work_on(
+        self,
+        queue: Queue,
+        kind: str,
+        progress: StudyProgress,
+        *,
+        workers: int,
+        deadline: float | None = None,
+        endless: bool = False,
+    ) -> None:
+        """Run a queue's trials, here or in several processes, and show how they end."""
+        with progress:
+
+            def show() -> None:
+                progress.update(queue.trials())
+
+            show()
+            if workers == 1:
+                runner = self.runner(queue, kind)
+                work(queue, runner, deadline=deadline, create=endless, after=show)
+                return
+            command = self.command("worker", queue, kind)
+            if deadline is not None:
+                command += [f"--seconds={deadline - time.monotonic()}"]
+            if endless:
+                command += ["--endless=true"]
+            processes = Workers(workers, command, self.folder / "workers" / "log.txt")
+            try:
+                processes.watch(queue, show)
+            finally:
+                processes.stop()
+                show()
+
+    @classmethod
+    def worker(cls, options: Namespace) -> None:
+        """The command ``worker``: work on a queue that another process has filled."""
+        end_with(options.parent)
+        queue, runner = cls._attach(options)
+        deadline = None if options.seconds is None else time.monotonic() + options.seconds
+        work(queue, runner, deadline=deadline, create=options.endless)
+
+    @classmethod
+    def child(cls, options: Namespace) -> None:
+        """The command ``trial``: train one trial in several processes."""
+        # Lightning starts all but the first.
+        end_with(options.parent if "LOCAL_RANK" not in os.environ else os.getppid())
+        _, runner = cls._attach(options)
+        runner.run_child(options.trial)
+
+    @classmethod
+    def _attach(cls, options: Namespace) -> tuple[Queue, Runner]:
+        stored = cls(options.name, Path(options.folder), os.environ[STORAGE])
+        study = optuna.load_study(study_name=options.study, storage=stored.storage)
+        queue = Queue(study, stored.folder)
+        return queue, stored.runner(queue, options.kind)
+
+
+def check_same(folder: Path, was: Any, now: Any, names: Sequence[str]) -> None:
+    """Refuse to go on with a study that was begun as another one.
+
+    Args:
+        folder: of the study.
+        was, now: definitions.
+        names: of the attributes that must not change.
+
+    Raises:
+        UserError: names the first one that did.
+    """
+    for name in names:
+        if getattr(was, name) != getattr(now, name):
+            what = _first_difference(name, getattr(was, name), getattr(now, name))
+            raise UserError(
+                f"{folder} holds a study with another value of {what}: its trials cannot be "
+                "compared with new ones; choose another --name, or remove that folder"
+            )
+
+
+def _first_difference(name: str, was: Any, now: Any) -> str:
+    """Where two settings begin to differ, and how."""
+    if name in ("config", "full_config"):  # complete configurations
+        was, now, name = config_keys(was), config_keys(now), ""
+    if isinstance(was, dict) and isinstance(now, dict):
+        leaves = [key for key in [*was, *now] if not isinstance(was.get(key), dict) or not name]
+        key = next(key for key in leaves or was if was.get(key) != now.get(key))
+        deepest = [k for k in leaves if str(k).startswith(f"{key}.") and was.get(k) != now.get(k)]
+        key = max(deepest, key=len, default=key)
+        name, was, now = f"{name}: {key}" if name else str(key), was.get(key), now.get(key)
+    return f"{name} ({was} then, {now} now)"
