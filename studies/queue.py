@@ -8,9 +8,10 @@ workers and restarts there are, and a grid's cells are neither lost nor run twic
 import os
 import platform
 import re
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from errors import UserError
@@ -243,10 +243,19 @@ class Queue:
     @contextmanager
     def working_on(self, trial_id: int) -> Iterator[None]:
         """Give signs of life while a trial runs; one that does not end goes back."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                with suppress(*STORAGE_ERRORS):  # the trial itself will find the storage gone
+                    self.storage.record_heartbeat(trial_id)
+
         try:
-            with get_heartbeat_thread(trial_id, self.storage):
-                yield
+            # Optuna's own thread would outlive an interruption that comes while it starts.
+            threading.Thread(target=beat, daemon=True).start()
+            yield
         finally:
+            ended.set()
             self.give_back(trial_id)
 
     def finish(

@@ -454,7 +454,7 @@ def test_another_space_is_refused_and_nothing_changes(
     for other, names in (
         ({"space": {LR: {"low": 0.01, "high": 0.1, "log": True}}}, "space"),
         ({"space": RATES, "objective": {"epochs": 1}}, "epochs (2 then, 1 now)"),
-        ({"space": RATES, "base": ["base.yaml", "bigger.yaml"]}, "the base configuration"),
+        ({"space": RATES, "base": ["base.yaml", "bigger.yaml"]}, "batch_size (64 then, 128 now)"),
     ):
         assert ends(write("fixed", n_trials=2, **other)) == 2
         error = one_line(capsys)
