@@ -3,6 +3,7 @@
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from datamodules.sources import fetch
 
 REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "data"
+
+# A shell's background jobs ignore Ctrl-C, and so would what the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two workers on two cores: one thread each, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -29,6 +29,7 @@ pytestmark = [
 REPOSITORY = Path(__file__).parent.parent.parent
 PASSWORD = "open:se@same"
 PATIENCE = 90
+TRIALS = 30  # more than one process runs while three others start
 
 
 def binaries() -> Path:
@@ -115,7 +116,7 @@ def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "base": ["base.yaml"],
         "sampler": {"class_path": "optuna.samplers.TPESampler", "init_args": {"seed": 1}},
         "space": {"model.init_args.optimizer.init_args.lr": {"low": 0.001, "high": 0.1}},
-        "n_trials": 10,
+        "n_trials": TRIALS,
         "confirmation_seeds": [],
     }
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
@@ -155,14 +156,14 @@ def test_two_machines_share_a_study_and_one_worker_is_killed(server: str, place:
     engine.dispose()
 
     study = optuna.load_study(study_name="shared", storage=server)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 10
-    assert len({tuple(trial.params.values()) for trial in study.trials}) == 10
-    assert sum(trial.user_attrs["tries"] for trial in study.trials) == 11
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * TRIALS
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == TRIALS
+    assert sum(trial.user_attrs["tries"] for trial in study.trials) == TRIALS + 1
     locks = {trial.user_attrs["owner"]["lock"].rpartition("/workers/")[0] for trial in study.trials}
     assert locks == {str(place / machine / "shared") for machine in ("one", "two")}
     for machine, (out, error) in zip(("one", "two"), outputs, strict=True):
         assert error == ""
-        assert "10 trials: 10 completed." in out
+        assert f"{TRIALS} trials: {TRIALS} completed." in out
         for path in (place / machine).rglob("*"):
             if path.is_file():
                 assert PASSWORD.encode() not in path.read_bytes(), path
