@@ -2,6 +2,7 @@
 
 The same command goes on after an interruption, and on further machines with ``--storage``.
 ``python compare.py show --study runs/compare/optimizers`` prints the results again.
+``python compare.py advise --config configs/baseline_cnn.yaml`` tunes a configuration.
 """
 
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
@@ -9,6 +10,7 @@ import studies  # noqa: F401  isort: skip  (its imports have an order, too)
 
 from rich.console import Console
 
+from studies.advice import advice_parser, advise
 from studies.commands import answer, show_parser
 from studies.compare import ComparisonStudy, report, run
 from studies.comparison import settings_parser
@@ -25,7 +27,7 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with a line that says what is wrong, or after an interruption.
     """
-    answer(ComparisonStudy, args, {"": _compare, "show": _show})
+    answer(ComparisonStudy, args, {"": _compare, "show": _show, "advise": _advise})
 
 
 def _compare(args: list[str]) -> None:
@@ -36,6 +38,10 @@ def _compare(args: list[str]) -> None:
 def _show(args: list[str]) -> None:
     options = show_parser("compare.py", "runs/compare").parse_args(args)
     _print(ComparisonStudy.find(options.study, options.storage, options.runs_dir))
+
+
+def _advise(args: list[str]) -> None:
+    advise(advice_parser().parse_args(args), ["python", "compare.py", "advise", *args])
 
 
 def _print(comparison: ComparisonStudy) -> None:

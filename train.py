@@ -42,6 +42,7 @@ from callbacks.run_folder import (
     LastCheckpoint,
     SaveConfig,
     check_fits,
+    experiment_name,
     newest_checkpoint,
     read_checkpoint,
     run_folder,
@@ -49,6 +50,7 @@ from callbacks.run_folder import (
 from command_line import Parser, explain
 from datamodules import ImageDataModule
 from errors import UserError
+from glibc_malloc import keep_freed_memory
 from lightning_modules import ImageClassifier
 
 # Warnings that nobody can act on here, each with the reason.
@@ -86,6 +88,7 @@ class ExperimentCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_path: Path | None = None
+        keep_freed_memory()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -211,15 +214,9 @@ class ExperimentCLI(LightningCLI):
         """``--experiment``, or the configurations' names: ``mnist/baseline_cnn+dropout``."""
         if options.experiment:
             return options.experiment
-        names: list[str] = []
-        for config in options.get("config") or []:
-            if config is None:  # a checkpoint's own
-                continue
-            path = Path(str(config)).resolve().with_suffix("")
-            parts = path.parts
-            inside = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
-            names.append("/".join(inside) if not names else path.name)
-        return "+".join(names) or options.model.class_path.rsplit(".", 1)[-1]
+        # None stands for a checkpoint's own.
+        files = [Path(str(config)) for config in options.get("config") or [] if config is not None]
+        return experiment_name(files) or options.model.class_path.rsplit(".", 1)[-1]
 
     @override
     def _set_seed(self) -> None:

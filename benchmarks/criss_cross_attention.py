@@ -12,7 +12,6 @@ import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.recipes import ROOT, machine
+from benchmarks.recipes import ROOT, machine, save
 from lightning_modules import CrissCrossAttention
 
 # Images, channels, height and width.
@@ -170,12 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"`{command}` on {where}, torch {torch.__version__}; n = {options.repeats} steps of each, "
         f"forward and backward, float32, taking turns\n\n{table(results, options.device)}\n"
     )
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "criss_cross_attention.md").write_text(text)
     report = {"command": command, "machine": where, "torch": torch.__version__, "results": results}
-    path = options.results / "criss_cross_attention.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(text)
+    save("criss_cross_attention", text, report, options.results)
 
 
 if __name__ == "__main__":

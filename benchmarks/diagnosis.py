@@ -16,7 +16,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +40,7 @@ from callbacks.fit_diagnosis import (
 from datamodules import FashionMNISTDataModule, ImageDataModule, MNISTDataModule
 from studies.training import FitCLI
 from train import quiet
+from whole_file import write
 
 ROOT = Path(__file__).parent.parent
 SETTING = (0, 1)  # FashionMNIST's seeds that set the thresholds
@@ -395,8 +395,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"`{command}` on {machine()}, torch {torch.__version__}; "
     text += f"n = {len(runs)} of {len(planned(options.seeds))} runs\n\n"
     text += report(runs, thresholds)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "diagnosis.md").write_text(text)
+    write(options.results / "diagnosis.md", text)
     _save(path, runs, thresholds)
     print(text)
 
@@ -420,7 +419,6 @@ def collect(
     plan = planned(options.seeds, options.only)
     before = {(run["dataset"], run["seed"], run["name"]): run for run in known}
     runs: list[dict[str, Any]] = []
-    path.parent.mkdir(parents=True, exist_ok=True)
     quiet()
     for number, key in enumerate(plan, 1):
         dataset, seed, name = key
@@ -444,9 +442,7 @@ def _save(path: Path, runs: Sequence[Mapping[str, Any]], thresholds: Thresholds 
     found = dataclasses.asdict(thresholds) if thresholds else None
     head = {"command": "python -m benchmarks.diagnosis", "machine": machine(), "thresholds": found}
     lines = ",\n".join(json.dumps(run) for run in runs)  # a run is a line
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(head, indent=2)[:-2] + f',\n  "runs": [\n{lines}\n]\n}}\n')
-    os.replace(partial, path)
+    write(path, json.dumps(head, indent=2)[:-2] + f',\n  "runs": [\n{lines}\n]\n}}\n')
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from whole_file import write
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,6 +30,13 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
     return f"{len(os.sched_getaffinity(0))} cores of {name}, Python {platform.python_version()}"
+
+
+def save(name: str, text: str, report: dict[str, Any], folder: Path) -> None:
+    """Print a benchmark's table, and write it beside what it was made from."""
+    write(folder / f"{name}.md", text)
+    write(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
+    print(f"\n{text}")
 
 
 def run(configs: list[Path], seed: int, arguments: list[str]) -> dict[str, Any]:
@@ -81,11 +90,8 @@ def main() -> None:
         print(f"seed {seed}: {reached:.4f} in {runs[-1]['wall_seconds']:.1f} s", flush=True)
     command = f"python -m benchmarks.recipes {' '.join(sys.argv[1:])}"
     text = f"`{command}` on {machine()}, torch {runs[0]['versions']['torch']}\n\n{table(runs)}\n"
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{name}.md").write_text(text)
     report = {"command": command, "machine": machine(), "runs": runs}
-    (options.results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{text}")
+    save(name, text, report, options.results)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ with every seed's measures, to ``results/search/reinforce.{md,json}``.
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
-import json
-import math
 import statistics
 import sys
 import time
@@ -27,10 +25,10 @@ from typing import Any
 import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
-from scipy.stats import t as student
 
-from benchmarks.recipes import ROOT, machine
+from benchmarks.recipes import ROOT, machine, save
 from studies.architecture import Architecture
+from studies.paired_statistics import t_interval
 from studies.reinforce import ReinforceSampler
 
 TARGET = "conv16k5-bn-gelu|conv64k3-relu-pool|conv32k3-bn-relu-pool|fc128"
@@ -79,13 +77,6 @@ def measures(found: list[float]) -> dict[str, float]:
     }
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """The 95 % t interval of a mean."""
-    n, mean = len(differences), statistics.fmean(differences)
-    half = student.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    return mean - half, mean + half
-
-
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Mean ± standard deviation of both and the paired difference, as Markdown."""
     lines = [
@@ -99,7 +90,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
             for values in (each["REINFORCE"], each["random"])
         ]
         differences = [a - b for a, b in zip(each["REINFORCE"], each["random"], strict=True)]
-        low, high = interval(differences)
+        low, high = t_interval(differences)
         lines.append(
             f"| {name} | {' | '.join(means)} "
             f"| {statistics.fmean(differences):+.3f} ({low:+.3f} to {high:+.3f}) |"
@@ -139,8 +130,6 @@ def main(arguments: list[str] | None = None) -> None:
         f"{milliseconds['REINFORCE']:.1f} ms by REINFORCE and {milliseconds['random']:.1f} ms at "
         f"random.\n\n{table(measured)}\n"
     )
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "reinforce.md").write_text(text)
     report: dict[str, Any] = {
         "command": command,
         "machine": machine(),
@@ -150,8 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         "milliseconds_per_trial": milliseconds,
         "measures": measured,
     }
-    (options.results / "reinforce.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(text)
+    save("reinforce", text, report, options.results)
 
 
 if __name__ == "__main__":

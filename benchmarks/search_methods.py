@@ -14,14 +14,13 @@ Prints a Markdown table and writes it to ``results/search/methods_<group>.{md,js
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import search
-from benchmarks.recipes import ROOT, machine
+from benchmarks.recipes import ROOT, machine, save
 from studies.search import Search
 
 NINE = ["--n_trials=9"]
@@ -98,12 +97,8 @@ def main() -> None:
     command = "python -m benchmarks.search_methods "
     command += " ".join([f"--group {options.group} --seeds {options.seeds}", *more])
     text = f"`{command}`, n = {options.seeds} seeds, on {machine()}\n\n{table(runs)}\n"
-    options.results.mkdir(parents=True, exist_ok=True)
     report = {"command": command, "machine": machine(), "methods": runs}
-    file = options.results / f"methods_{options.group}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    file.with_suffix(".md").write_text(text)
-    print(f"\n{text}")
+    save(f"methods_{options.group}", text, report, options.results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import search
-from benchmarks.recipes import ROOT, machine
+from benchmarks.recipes import ROOT, machine, save
 from studies.search import Search
 
 
@@ -54,11 +54,8 @@ def main() -> None:
         lines.append(f"| {name} | {middle:.3f} | {min(values):.3f} | {max(values):.3f} |")
     command = f"python -m benchmarks.trial_overhead --trials {options.trials}"
     text = f"`{command}`, n = {len(rows)} trials, on {machine()}\n\n" + "\n".join(lines) + "\n"
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "trial_overhead.md").write_text(text)
     report = {"command": command, "machine": machine(), "trials": rows}
-    (options.results / "trial_overhead.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{text}")
+    save("trial_overhead", text, report, options.results)
 
 
 if __name__ == "__main__":

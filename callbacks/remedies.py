@@ -1,5 +1,6 @@
 """What to try next, for a kind of run and its configuration."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +33,13 @@ class Remedy(NamedTuple):
         Args:
             config: path of the run's configuration.
         """
+        return f"python train.py fit --config {config} {self.typed}"
+
+    @property
+    def typed(self) -> str:
+        """The options, with paths from the working directory."""
         folder = Path(__file__).resolve().parent.parent / _OVERLAYS
-        options = self.options.replace(_OVERLAYS, as_typed(folder))
-        return f"python train.py fit --config {config} {options}"
+        return self.options.replace(_OVERLAYS, shlex.quote(as_typed(folder)))
 
 
 def as_typed(path: Path) -> str:
@@ -160,6 +165,17 @@ class _Adviser:
         if self.unset("model.norm"):
             self.overlay("normalised activations", "batch_norm")
 
+    def larger(self) -> None:
+        width, hidden = self.get("model.width"), self.get("model.hidden_size")
+        if width == 32:
+            self.overlay("wider", "wider")
+        elif width is not None and width < 64:
+            self.option("wider", "model.width", max(16, 2 * width))
+        if hidden is not None and hidden < 512:
+            self.option("more hidden units", "model.hidden_size", max(128, 2 * hidden))
+        if 0 < self.number("model.depth") < 3:
+            self.overlay("deeper", "deeper")
+
     def activation(self) -> None:
         if _class_name(self.get("model.activation")) in _SATURATING:
             self.option("an activation that does not saturate", "model.activation", "torch.nn.ReLU")
@@ -195,15 +211,7 @@ class _Adviser:
             self.option("less regularisation", "model.dropout", 0.1)
         self.longer()
         self.activation()
-        width, hidden = self.get("model.width"), self.get("model.hidden_size")
-        if width == 32:
-            self.overlay("wider", "wider")
-        elif width is not None and width < 64:
-            self.option("wider", "model.width", max(16, 2 * width))
-        if hidden is not None and hidden < 512:
-            self.option("more hidden units", "model.hidden_size", max(128, 2 * hidden))
-        if 0 < self.number("model.depth") < 3:
-            self.overlay("deeper", "deeper")
+        self.larger()
         self.norm()
         for name in ("augmentation", "mixing"):
             if self.get(f"data.{name}"):
@@ -246,6 +254,8 @@ class _Adviser:
         self.longer()
         self.schedule()
         self.augment()
+        self.norm()
+        self.larger()
         self.average()
 
 

@@ -5,6 +5,7 @@
 """
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"--ckpt_path {path}: holds no state_dict; expected one that fit wrote")
     return checkpoint
+
+
+def experiment_name(configs: Sequence[Path]) -> str:
+    """``mnist/baseline_cnn+dropout`` of configuration files; empty where there are none."""
+    names: list[str] = []
+    for config in configs:
+        path = config.resolve().with_suffix("")
+        parts = path.parts
+        inside = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+        names.append("/".join(inside) if not names else path.name)
+    return "+".join(names)
 
 
 def check_fits(checkpoint: dict[str, Any], model: LightningModule, path: Path) -> None:

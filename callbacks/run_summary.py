@@ -1,7 +1,6 @@
 """What a run reached, as a file and as a closing table."""
 
 import json
-import os
 import platform
 import subprocess
 import time
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.throughput import Throughput
+from whole_file import write
 
 
 def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
@@ -137,10 +137,7 @@ class RunSummary(Callback):
         path = self._path(trainer)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n")
-        os.replace(partial, path)
+        write(path, json.dumps(self.summary, indent=2) + "\n")
 
     def _log_hyperparameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """For TensorBoard's HPARAMS tab: what was chosen beside what it reached."""

@@ -28,7 +28,8 @@ class ImageDataModule(LightningDataModule):
     Args:
         root: folder of all data sets.
         batch_size: training images per step and process.
-        eval_batch_size: images per step and process in validation, test and predict.
+        eval_batch_size: images per step and process in validation, test and predict. On a CPU, more
+            than a few hundred do not fit its caches; a GPU takes thousands.
         val_size: images split off the training set for validation, stratified by class. With 0,
             all of them train: nothing is validated, stopped early or chosen by the best epoch.
         split_seed: of that split, and of the choice that ``train_fraction`` makes; apart from the
@@ -57,7 +58,7 @@ class ImageDataModule(LightningDataModule):
         self,
         root: str = "data",
         batch_size: int = 128,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
         val_size: int = 5000,
         split_seed: int = 0,
         train_fraction: float = 1.0,

@@ -1,7 +1,7 @@
 """A comparison from its first run to its report."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
@@ -36,7 +36,7 @@ class ComparisonStudy(StoredStudy):
     def begin(self, definition: Definition) -> tuple[optuna.Study, Queue]:
         """Make the study, or go on with the one that is there; queue what is missing.
 
-        Variants and seeds may be added; what was there must be as it was.
+        Variants and seeds may be added; what was there stays, and must be as it was.
 
         Raises:
             UserError: the study that is there compares something else.
@@ -44,17 +44,54 @@ class ComparisonStudy(StoredStudy):
         with alone(self.storage.engine):
             study = create_or_load(self.storage, self.name, "maximize")
             there = study.user_attrs.get("definition")
+            cells = definition.cells()
             if there is not None:
                 _check_same(self.folder, Definition(**there), definition)
+                definition = _joined(Definition(**there), definition)
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
-            queue.fill(definition.cells())
+            queue.fill(cells)
         return study, queue
+
+    def collected(self) -> Comparison:
+        """What is known so far."""
+        return collected(*self.load())
+
+    def train(self, definition: Definition, *, workers: int, lines: bool = True) -> None:
+        """Train what is not trained yet.
+
+        Args:
+            definition: what is wanted.
+            workers: processes on this machine.
+            lines: whether a run that ends is worth a line.
+        """
+        _, queue = self.begin(definition)
+        if not queue.unfinished():
+            return
+        progress = StudyProgress(
+            "run",
+            definition.metric,
+            maximize=True,
+            total=len(queue.trials()),
+            workers=workers,
+            lines=lines,
+        )
+        self.work_on(queue, "runs", progress, workers=workers)
 
     @override
     def runner(self, queue: Queue, kind: str) -> Runner:
-        again = self.command("trial", queue, kind)
-        return ComparisonRunner(self.load()[1], queue, self.folder, again)
+        return ComparisonRunner(queue, self.folder, self.command("trial", queue, kind))
+
+
+def _joined(was: Definition, now: Definition) -> Definition:
+    """What is asked for now, and after it what was there besides."""
+    return replace(
+        now,
+        groups=list(dict.fromkeys([*now.groups, *was.groups])),
+        variants=list(dict.fromkeys([*now.variants, *was.variants])),
+        seeds=list(dict.fromkeys([*now.seeds, *was.seeds])),
+        configs={**now.configs, **was.configs},
+    )
 
 
 def _check_same(folder: Path, was: Definition, now: Definition) -> None:
@@ -77,17 +114,10 @@ def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
     definition = define(settings)
     folder = Path(settings.runs_dir) / definition.name
     comparison = ComparisonStudy(definition.name, folder, settings.storage)
-    _, queue = comparison.begin(definition)
+    comparison.begin(definition)
     comparison.save(settings.storage, command)
-    progress = StudyProgress(
-        "run",
-        "test/accuracy",
-        maximize=True,
-        total=len(queue.trials()),
-        workers=settings.workers,
-    )
     try:
-        comparison.work_on(queue, "runs", progress, workers=settings.workers)
+        comparison.train(definition, workers=settings.workers)
     finally:
         report(comparison)
     return comparison
@@ -95,6 +125,6 @@ def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
 
 def report(comparison: ComparisonStudy) -> Comparison:
     """Write everything a user looks at afterwards into the comparison's folder."""
-    found = collected(*comparison.load())
+    found = comparison.collected()
     write_report(found, comparison.folder, comparison.facts())
     return found

@@ -63,7 +63,8 @@ class Definition:
         groups: conditions, in their order; [""] where there is one only.
         variants: over all groups, in their order, the base first.
         configs: complete configuration of each, YAML, by ``<group>/<variant>``.
-        epochs: of a run.
+        metric: what is compared, ``test/accuracy``; or ``val/accuracy``, and then the test images
+            are not looked at.
     """
 
     name: str
@@ -74,9 +75,10 @@ class Definition:
     groups: list[str]
     variants: list[str]
     configs: dict[str, str]
+    metric: str = "test/accuracy"
 
     # What must not change while a comparison goes on; variants and seeds may be added.
-    FIXED = ("chain", "keep_checkpoints")
+    FIXED = ("chain", "keep_checkpoints", "metric")
 
     def cells(self) -> list[dict[str, Any]]:
         """Every run: seeds outermost, so that a comparison that was cut short is still fair."""
@@ -112,8 +114,8 @@ def define(settings: Namespace) -> Definition:
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"seeds is {settings.seeds}; expected different ones, e.g. [0, 1, 2]")
     shared = _variants(settings)
-    budget = _options("budget", settings.budget)
-    base = _options("base", settings.base)
+    budget = fit_options("budget", settings.budget)
+    base = fit_options("base", settings.base)
     if not base:
         raise UserError("base is empty; expected at least one configuration of train.py")
     configs: dict[str, str] = {}
@@ -124,12 +126,12 @@ def define(settings: Namespace) -> Definition:
             raise UserError(
                 f"groups: {group} has {sorted(unknown)[0]}; expected base, variants, options"
             )
-        start = _options(f"groups: {group}: base", own["base"]) if "base" in own else base
-        last = _options(f"groups: {group}", own.get("options", []))
+        start = fit_options(f"groups: {group}: base", own["base"]) if "base" in own else base
+        last = fit_options(f"groups: {group}", own.get("options", []))
         added: list[str] = []
         for variant, items in {BASE: [], **shared, **own.get("variants", {})}.items():
             instead = isinstance(items, Mapping) and set(items) == {"base"}
-            options = _options(f"variants: {variant}", items["base"] if instead else items)
+            options = fit_options(f"variants: {variant}", items["base"] if instead else items)
             added = [*added, *options] if settings.chain and not instead else options
             names[variant] = None
             begin = [] if instead else start
@@ -170,7 +172,7 @@ def _variants(settings: Namespace) -> dict[str, Any]:
     return found
 
 
-def _options(name: str, items: Any) -> list[str]:
+def fit_options(name: str, items: Any) -> list[str]:
     """``train.py fit``'s options for files and key=value.
 
     Raises:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from studies.figures import BLUE, GREY, INK, ORANGE, RED
+from studies.canvas import BLUE, GREY, INK, ORANGE, RED, canvas, plain
 from studies.paired_statistics import (
     BETTER,
     NO_BASE,
@@ -36,21 +36,7 @@ LINES = [BLUE, "#2a9d8f", "#7a5cc2", ORANGE, RED, "#b5477d"]
 MOST_CURVES = 6
 
 
-# The canvas.
-
-
-def _canvas(title: str, height: float) -> Figure:
-    """900 pixels wide; belongs to no window and needs no closing."""
-    figure = Figure(figsize=(9, height), dpi=100, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold", color=INK)
-    return figure
-
-
-def _plain(axes: Axes, grid: Any = "y") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+# Words.
 
 
 def _name(text: str, length: int = 38) -> str:
@@ -126,7 +112,7 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
     if not groups:
         return None
     counts = [len(pairs) + 1.5 for pairs in groups.values()]
-    figure = _canvas(
+    figure = canvas(
         f"Test accuracy against {_name(comparison.base)}, with 95% intervals",
         1.3 + 0.35 * len(groups) + 0.2 * sum(counts),
     )
@@ -149,7 +135,7 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.set(xlim=(low, high), ylim=(len(pairs) - 0.4, -0.6))
         axes.set_yticks(range(len(pairs)), [_name(row.variant) for row, _ in pairs])
         _heading(axes, group)
-        _plain(axes, "x")
+        plain(axes, "x")
         axes.tick_params(axis="y", length=0, pad=7)
     panels[-1].set_xlabel(
         f"percentage points more than {_name(comparison.base)}, paired by seed; "
@@ -183,7 +169,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         return None
     columns = 1 if len(groups) == 1 else 2
     lines = math.ceil(len(groups) / columns)
-    figure = _canvas("Test accuracy against time", 1.0 + (4.6 if columns == 1 else 3.6) * lines)
+    figure = canvas("Test accuracy against time", 1.0 + (4.6 if columns == 1 else 3.6) * lines)
     panels = figure.subplots(lines, columns, squeeze=False)
     for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
@@ -205,7 +191,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.set_xlabel(f"time per epoch, ratio to {_name(comparison.base)}")
         axes.set_ylabel("test accuracy (%)")
         _heading(axes, group)
-        _plain(axes, "both")
+        plain(axes, "both")
         texts = {
             i: _name(row.variant, 28) + (f" ({y[i]:.1f}%)" if y[i] < low else "")
             for i, row in enumerate(of_group)
@@ -285,7 +271,7 @@ def learning_curves(comparison: Comparison, rows: Sequence[Row]) -> Figure | Non
             groups.setdefault(row.group, []).append((row, values))
     if not groups:
         return None
-    figure = _canvas("Validation accuracy by epoch, mean ± sd over seeds", 0.6 + 3.3 * len(groups))
+    figure = canvas("Validation accuracy by epoch, mean ± sd over seeds", 0.6 + 3.3 * len(groups))
     panels = figure.subplots(len(groups), squeeze=False)[:, 0]
     for axes, (group, drawn) in zip(panels, groups.items(), strict=True):
         named = _named([row for row, _ in drawn])
@@ -322,7 +308,7 @@ def learning_curves(comparison: Comparison, rows: Sequence[Row]) -> Figure | Non
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
         _heading(axes, group)
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -352,7 +338,7 @@ def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
     if not groups:
         return None
     counts = [len(of_group) + 1.5 for of_group in groups.values()]
-    figure = _canvas(
+    figure = canvas(
         "Step by step: what each technique adds to those above, with 95% intervals",
         1.3 + 0.35 * len(groups) + 0.3 * sum(counts),
     )
@@ -382,7 +368,7 @@ def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         names = [_name(row.variant if row.is_base else f"+ {row.variant}") for row in of_group]
         axes.set_yticks(range(len(of_group)), names)
         _heading(axes, group)
-        _plain(axes, "x")
+        plain(axes, "x")
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel("test accuracy (%), mean over seeds; the scale does not begin at zero")
     steps = [row.step for of_group in groups.values() for row in of_group if row.step]

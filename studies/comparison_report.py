@@ -12,7 +12,7 @@ from rich.text import Text
 
 from studies import html_page
 from studies.comparison_figures import FIGURES, interval, points
-from studies.html_page import Section, write
+from studies.html_page import Section
 from studies.paired_statistics import (
     BETTER,
     FAILED,
@@ -24,6 +24,7 @@ from studies.paired_statistics import (
     Row,
     rows,
 )
+from whole_file import write
 
 Cell = str | int | None
 
@@ -37,9 +38,11 @@ _NOTES = (
     "the best of the base's run with that seed, mean over the seeds where it did."
 )
 
+# More rows than these are worth a selection.
+_MANY = 12
 # What a terminal has room for.
 _TERMINAL = {"group", "variant", "verdict", "n", "test accuracy", "difference", "95% interval"}
-_TERMINAL |= {"step", "time", "diagnosis"}
+_TERMINAL |= {"step", "time"}
 
 
 # In words.
@@ -173,7 +176,7 @@ def results_table(comparison: Comparison) -> Table:
     cells = [_cells(comparison, row) for row in found]
     headers = [header for header in _columns(cells) if header in _TERMINAL]
     for header in headers:
-        words = header in ("group", "variant", "verdict", "diagnosis")
+        words = header in ("group", "variant", "verdict")
         justify: Literal["left", "right"] = "left" if words else "right"
         table.add_column(Text(header), justify=justify, no_wrap=not words, overflow="fold")
     styles = {BETTER: "blue", WORSE: "red", FAILED: "red", "base": "bold"}
@@ -295,17 +298,12 @@ def write_report(comparison: Comparison, folder: Path, facts: dict[str, str]) ->
     budget = _budget(comparison)
     known = "; ".join(f"{name}: {text}" for name, text in facts.items())
     head = f"**{comparison.name}**: {budget}" + (f"; {known}" if known else "")
-    write(folder / "results.md", f"{head}.\n\n{_markdown(comparison, table)}\n{_NOTES}\n")
-    drawings = []
-    for name, (alt, draw) in FIGURES.items():
-        path = folder / "figures" / f"{name}.png"
-        figure = draw(comparison, table)
-        if figure is None:
-            path.unlink(missing_ok=True)  # of an earlier report
-            continue
-        data = html_page.png(figure)
-        write(path, data)
-        drawings.append(html_page.figure(data, alt))
+    parts = [f"{head}.", *summary(comparison, table), _markdown(comparison, table), _NOTES]
+    if len(table) > _MANY:
+        parts[-2:-2] = ["The most telling:", telling_rows(comparison), "All:"]
+    write(folder / "results.md", "\n\n".join(part.strip() for part in parts) + "\n")
+    drawn = {name: (alt, draw(comparison, table)) for name, (alt, draw) in FIGURES.items()}
+    drawings = html_page.figures(folder / "figures", drawn)
     opening = [html_page.paragraph(sentence) for sentence in summary(comparison, table)]
     opening.append(html_page.definitions({"budget": budget, **facts}))
     sections = [Section("", opening)]

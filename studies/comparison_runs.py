@@ -1,8 +1,7 @@
 """How one run of a comparison is trained and measured."""
 
-import csv
+import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,18 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from callbacks import Throughput
+from callbacks import NonFiniteLossError, Throughput
+from callbacks.fit_diagnosis import read_curves
 from callbacks.peak_memory import PeakMemory
 from studies.comparison import Definition
+from studies.figures import failure
 from studies.paired_statistics import Comparison, Run
-from studies.queue import Queue
 from studies.training import FitCLI
 from studies.trials import Outcome, Runner
 
 # So many training images tell the training accuracy to a few thousandths.
 _MOST_IMAGES = 10_000
-_BATCH = 1000
+_BATCH = 250
 
 
 class ComparisonRunner(Runner):
@@ -30,59 +30,64 @@ class ComparisonRunner(Runner):
     ``runs/<group>/<variant>/seed_<seed>``.
     """
 
-    def __init__(
-        self, definition: Definition, queue: Queue, folder: Path, again: Sequence[str]
-    ) -> None:
-        super().__init__(queue, folder, again)
-        self.definition = definition
-
-    def _values(self, trial_id: int) -> dict[str, Any]:
-        return self.queue.storage.get_trial(trial_id).system_attrs["fixed_params"]
-
     def run_folder(self, trial_id: int) -> Path:
-        values = self._values(trial_id)
+        values = self.queued(trial_id)
         return Path(
             self.folder, "runs", values["group"], values["variant"], f"seed_{values['seed']}"
         )
 
-    def prepare(self, trial_id: int) -> None:
-        values = self._values(trial_id)
-        self.queue.storage.set_trial_user_attr(trial_id, "values", values)
-
     def train(self, trial_id: int, *, child: bool = False) -> Outcome:
-        values = self._values(trial_id)
-        config = self.definition.configs[f"{values['group']}/{values['variant']}"]
+        values = self.queued(trial_id)
+        # As it is now: another machine may have added what this trial is about.
+        definition = Definition(**self.queue.study.user_attrs["definition"])
+        config = definition.configs[f"{values['group']}/{values['variant']}"]
+        options = [f"--config={config}", f"--seed_everything={values['seed']}"]
+        tested = definition.metric.startswith("test/")
+        if not tested:
+            options += ["--test_best=false", "--trainer.enable_checkpointing=false"]
         memory = PeakMemory()
         run = self.run_folder(trial_id)
-        cli = FitCLI(
-            [f"--config={config}", f"--seed_everything={values['seed']}"],
-            run,
-            [memory],
-            keep=True,
-            child=child,
-        )
+        try:
+            cli = FitCLI(options, run, [memory], keep=True, child=child)
+        except NonFiniteLossError as error:
+            written = run / "summary.json"
+            summary = json.loads(written.read_text()) if written.is_file() else {}
+            return self.failed(trial_id, error, **_diagnosed(summary))
         summary = cli.run_summary.summary
-        measured = {name: value for name, value in summary["test"].items() if value is not None}
+        measured = {
+            name: value for name, value in summary.get("test", {}).items() if value is not None
+        }
         measured |= {name: summary["best"][name] for name in ("val/accuracy", "val/loss")}
         measured |= {
-            "train_accuracy": _training_accuracy(cli),
             "best_epoch": summary["best"]["epoch"],
             "epochs": summary["epochs"],
             "parameters": summary["parameters"],
         }
+        if tested:
+            measured["train_accuracy"] = _training_accuracy(cli)
         (speed,) = (c for c in cli.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
         measured["seconds_per_epoch"] = speed.seconds / summary["epochs"]
         if memory.peak is not None:
             measured["peak_memory"] = memory.peak
-        if not self.definition.keep_checkpoints:
+        if not definition.keep_checkpoints:
             shutil.rmtree(run / "checkpoints", ignore_errors=True)
         attrs = {
             "epochs": summary["epochs"],
             "measured": measured,
-            "curves": curves(run / "metrics.csv"),
-            "diagnosis": (summary.get("diagnosis") or {}).get("kind"),
+            "curves": read_curves(run / "metrics.csv"),
+            **_diagnosed(summary),
         }
-        return Outcome(TrialState.COMPLETE, measured["test/accuracy"], attrs)
+        return Outcome(TrialState.COMPLETE, measured[definition.metric], attrs)
+
+
+def _diagnosed(summary: dict[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` says of the curves, for the trial's attributes."""
+    found = summary.get("diagnosis") or {}
+    return {
+        "diagnosis": found.get("kind"),
+        "evidence": found.get("evidence", []),
+        "advice": found.get("advice", []),
+    }
 
 
 def _training_accuracy(cli: FitCLI) -> float:
@@ -99,18 +104,6 @@ def _training_accuracy(cli: FitCLI) -> float:
     return right / len(labels)
 
 
-def curves(metrics: Path) -> dict[str, list[float]]:
-    """The epochs' training and validation metrics of a run's ``metrics.csv``, in order."""
-    found: dict[str, list[float]] = {}
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name.startswith(("train/", "val/")):
-                    found.setdefault(name, []).append(float(value))
-    found.pop("train/images_per_second", None)
-    return found
-
-
 def collected(study: optuna.Study, definition: Definition) -> Comparison:
     """What a comparison's study holds so far."""
     runs = []
@@ -124,7 +117,9 @@ def collected(study: optuna.Study, definition: Definition) -> Comparison:
                     measured=attrs.get("measured", {}),
                     curves=attrs.get("curves", {}),
                     diagnosis=attrs.get("diagnosis"),
-                    reason=attrs.get("reason", "no reason recorded") if failed else None,
+                    evidence=attrs.get("evidence", []),
+                    advice=attrs.get("advice", []),
+                    reason=failure(trial) if failed else None,
                 )
             )
     epochs = max((int(run.measured.get("epochs", 0)) for run in runs), default=0)
@@ -137,4 +132,5 @@ def collected(study: optuna.Study, definition: Definition) -> Comparison:
         configs=definition.configs,
         epochs=epochs,
         runs=runs,
+        metric=definition.metric,
     )

@@ -26,7 +26,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-BLUE, RED, ORANGE, GREY, INK = "#2f6db3", "#c8452f", "#e07b00", "#8a8a8a", "#222222"
+from studies.canvas import BLUE, GREY, INK, ORANGE, RED, canvas, plain
+
 PALE = "#a9c6e6"
 
 # More axes than these cannot be read side by side; the most important ones are shown.
@@ -105,6 +106,11 @@ def reached(trial: FrozenTrial) -> float | None:
     return None if math.isnan(value) else value
 
 
+def failure(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return str(trial.user_attrs.get("reason") or "no reason recorded")
+
+
 def metric_name(study: Study) -> str:
     return str(study.user_attrs.get("definition", {}).get("metric", "objective"))
 
@@ -161,23 +167,6 @@ def _shown(study: Study) -> list[str]:
 def _which(study: Study, shown: Sequence[str]) -> str:
     of = len(_varied(_different(study)))
     return f", {len(shown)} of {of} parameters" if len(shown) < of else ""
-
-
-# The canvas.
-
-
-def _figure(title: str, height: float = 5.0) -> Figure:
-    """900 pixels wide; belongs to no window and needs no closing."""
-    figure = Figure(figsize=(9, height), dpi=100, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold", color=INK)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _limits(values: Sequence[float], maximized: bool) -> tuple[float, float]:
@@ -267,7 +256,7 @@ def history(study: Study) -> Figure | None:
     """What each trial reached, and the best so far."""
     if not _different(study):
         return None
-    figure = _figure("Optimisation history")
+    figure = canvas("Optimisation history")
     axes = figure.subplots()
     better = max if _maximized(study) else min
     numbers: list[int] = []
@@ -296,7 +285,7 @@ def history(study: Study) -> Figure | None:
     outside = _limit(axes, drawn, _maximized(study))
     axes.set(xlabel="trial" + outside, ylabel=metric_name(study))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    _plain(axes)
+    plain(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -306,7 +295,7 @@ def parallel_coordinates(study: Study) -> Figure | None:
     trials, keys = _different(study), _shown(study)
     if not keys:
         return None
-    figure = _figure(
+    figure = canvas(
         "Parameters of the completed trials, the better the darker" + _which(study, keys)
     )
     axes = figure.subplots()
@@ -350,7 +339,7 @@ def importances(study: Study) -> Figure | None:
     if not shares:
         return None
     shares = dict(list(shares.items())[:15])
-    figure = _figure("Importance of the parameters", height=1.4 + 0.3 * len(shares))
+    figure = canvas("Importance of the parameters", height=1.4 + 0.3 * len(shares))
     axes = figure.subplots()
     names = _names(study)
     bars = axes.barh([names[key] for key in shares], list(shares.values()), color=BLUE, height=0.6)
@@ -360,7 +349,7 @@ def importances(study: Study) -> Figure | None:
     best = math.ceil(max(0.1, 5 / completed) * completed)
     axes.set_xlabel(f"share, for being among the best {best} of {completed} completed trials")
     axes.set_xlim(0, 1.12 * max(shares.values()))
-    _plain(axes)
+    plain(axes)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
@@ -373,7 +362,7 @@ def slices(study: Study) -> Figure | None:
     if not keys:
         return None
     rows = 1 if len(keys) <= 4 else 2
-    figure = _figure("Parameter by parameter" + _which(study, keys), height=3.2 if rows == 1 else 5)
+    figure = canvas("Parameter by parameter" + _which(study, keys), height=3.2 if rows == 1 else 5)
     columns = math.ceil(len(keys) / rows)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     names, values = _names(study), [trial.value or 0.0 for trial in trials]
@@ -401,7 +390,7 @@ def slices(study: Study) -> Figure | None:
         turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if long else {}
         axes.set_xticks([at for at, _ in scale.ticks], texts, **turned)
         axes.set_xlabel(names[key], fontsize=10)
-        _plain(axes)
+        plain(axes)
         axes.tick_params(labelsize=8)
         outside = _limit(axes, values, _maximized(study))
     figure.supylabel(metric_name(study) + outside, fontsize=10)
@@ -435,7 +424,7 @@ def heat_map(study: Study) -> Figure | None:
             words[row, column] = "failed" if there[-1].state == TrialState.FAIL else "pruned"
     finite = means[np.isfinite(means)].tolist()
     low, high = _limits(finite, _maximized(study))
-    figure = _figure(f"{metric_name(study)} by both parameters", height=1.6 + 0.55 * shape[0])
+    figure = canvas(f"{metric_name(study)} by both parameters", height=1.6 + 0.55 * shape[0])
     axes = figure.subplots()
     worse, better = (low, high) if _maximized(study) else (high, low)
     shades = (np.clip(means, low, high) - worse) / (better - worse or 1.0)
@@ -476,7 +465,7 @@ def learning_curves(study: Study) -> Figure | None:
     trials = [trial for trial in trials_of(study) if trial.intermediate_values]
     if not trials or max(len(trial.intermediate_values) for trial in trials) < 2:
         return None
-    figure = _figure("Learning curves")
+    figure = canvas("Learning curves")
     axes = figure.subplots()
     completed = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     better = max if _maximized(study) else min
@@ -501,7 +490,7 @@ def learning_curves(study: Study) -> Figure | None:
         _limit(axes, drawn, _maximized(study))
     axes.set(xlabel="epoch", ylabel=metric_name(study))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    _plain(axes)
+    plain(axes)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each
     figure.legend(
         handles.values(),

@@ -6,13 +6,14 @@ that they were given is escaped; ``page`` puts sections of them together.
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from whole_file import write
 
 # Nothing may be loaded, whatever the text of a report contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -131,6 +132,25 @@ def figure(drawn: Figure | bytes, alt: str) -> str:
     return f'<figure><img alt="{escape(alt)}" src="{source}"></figure>'
 
 
+def figures(folder: Path, drawn: Mapping[str, tuple[str, Figure | None]]) -> list[str]:
+    """Write figures into a folder and into the page.
+
+    Args:
+        folder: gets ``<name>.png`` of each; that of one that is None is removed.
+        drawn: alternative text and figure, by name.
+    """
+    parts = []
+    for name, (alt, one) in drawn.items():
+        path = folder / f"{name}.png"
+        if one is None:
+            path.unlink(missing_ok=True)  # of an earlier report
+            continue
+        data = png(one)
+        write(path, data)
+        parts.append(figure(data, alt))
+    return parts
+
+
 def table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str | int | float | None]],
@@ -220,11 +240,3 @@ def page(title: str, sections: Sequence[Section]) -> str:
 </body>
 </html>
 """
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Whole or not at all: who reads it meanwhile sees the file as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write at once
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(partial, path)

@@ -30,6 +30,13 @@ _FEWEST_FOR_PRIOR = 3
 _ROUNDING = 1e-9
 
 
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of a mean, Student's t; of at least two values."""
+    n, mean = len(values), statistics.fmean(values)
+    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    return mean - half, mean + half
+
+
 @dataclass
 class Run:
     """One training.
@@ -43,6 +50,8 @@ class Run:
             in eval mode), ``seconds_per_epoch``, ``peak_memory`` (bytes), …; any may be missing.
         curves: by epoch: ``val/accuracy``, ….
         diagnosis: what the curves say.
+        evidence: for that, in words.
+        advice: what to try next, each the fields of a ``Remedy``.
         reason: why it failed.
     """
 
@@ -52,6 +61,8 @@ class Run:
     measured: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     diagnosis: str | None = None
+    evidence: list[str] = field(default_factory=list)
+    advice: list[dict[str, str]] = field(default_factory=list)
     reason: str | None = None
 
     def value(self, name: str) -> float | None:
@@ -74,6 +85,7 @@ class Comparison:
         configs: complete YAML by "group/variant".
         epochs: the budget of a run.
         runs: what has been trained; may be incomplete.
+        metric: the accuracy that is compared.
     """
 
     name: str
@@ -84,6 +96,7 @@ class Comparison:
     configs: dict[str, str]
     epochs: int
     runs: list[Run]
+    metric: str = "test/accuracy"
 
     @property
     def base(self) -> str:
@@ -129,10 +142,10 @@ class Row:
 
     Attributes:
         runs: all, failed ones too.
-        accuracies: on the test set, by seed.
+        accuracies: what is compared, by seed.
         difference: to the base of the group.
         step: to the variant before, in a chain.
-        gap: accuracy on training minus test images.
+        gap: accuracy on training minus test images, None where those were not looked at.
         time, memory: median over seeds, as a ratio to the base's.
         epochs_to_base: mean number of epochs until the validation accuracy reached the best of
             the base's run with the same seed, over the ``reached`` seeds that did.
@@ -297,7 +310,7 @@ def rows(comparison: Comparison) -> list[Row]:
         for variant in comparison.variants:
             runs = [r for r in comparison.runs if (r.group, r.variant) == (group, variant)]
             if runs:
-                accuracies = _by_seed(runs, "test/accuracy")
+                accuracies = _by_seed(runs, comparison.metric)
                 table[group, variant] = Row(
                     group, variant, variant == comparison.base, runs, accuracies
                 )

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from studies.figures import label, reached, short_names
+from studies.figures import failure, label, reached, short_names
 
 _STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -21,11 +21,20 @@ class StudyProgress:
         maximize: whether a higher value is better.
         total: how many trials there will be; None where only the time is limited.
         workers: how many run at once.
+        lines: whether a trial that ends is worth a line, beside the bar.
     """
 
     def __init__(
-        self, what: str, metric: str, *, maximize: bool, total: int | None, workers: int
+        self,
+        what: str,
+        metric: str,
+        *,
+        maximize: bool,
+        total: int | None,
+        workers: int,
+        lines: bool = True,
     ) -> None:
+        self.lines = lines
         self.sign = 1 if maximize else -1
         self.metric = metric
         self.total = total
@@ -67,19 +76,19 @@ class StudyProgress:
         self.bar.update(self.task, completed=len(ended), news=self._news(ended))
 
     def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self.lines:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, trial: FrozenTrial) -> str:
         attrs = trial.user_attrs
         value = reached(trial)
         values: dict[str, Any] = attrs.get("values") or trial.params
+        values = {key: value for key, value in values.items() if value != ""}  # no group
         names = short_names(values)
         chosen = ", ".join(f"{names[key]} {label(value)}" for key, value in values.items())
         if trial.state == TrialState.FAIL:
-            chosen += f"  ({attrs.get('reason', 'no reason recorded')})"
-        summary = attrs.get("summary") or {}
-        epochs = attrs.get("epochs", summary.get("epochs", 0))
-        seconds = attrs.get("seconds", summary.get("seconds", 0.0))
+            chosen += f"  ({failure(trial)})"
+        epochs, seconds = attrs.get("epochs", 0), attrs.get("seconds", 0.0)
         shown = "" if value is None else f"{value:.4f}"
         state = _STATES[trial.state]
         return f"{trial.number:>5}  {state:<6}  {shown:>12}  {epochs:>6}  {seconds:>8.1f}  {chosen}"

@@ -1,6 +1,5 @@
 """A search from its first trial to its report."""
 
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,12 +10,11 @@ from typing import Any
 import optuna
 from jsonargparse import Namespace
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import t as student_t
 from typing_extensions import override
 
 from errors import UserError
 from studies.definition import Definition, define
-from studies.html_page import write
+from studies.paired_statistics import t_interval
 from studies.progress import StudyProgress
 from studies.queue import (
     Queue,
@@ -28,6 +26,7 @@ from studies.space import Space
 from studies.study import StoredStudy, check_same
 from studies.training import complete_config
 from studies.trials import ConfirmationRunner, Runner, TrialRunner
+from whole_file import write
 
 
 class Search(StoredStudy):
@@ -180,11 +179,9 @@ def confirmed(search: Search, study: optuna.Study) -> dict[str, Any] | None:
     pairs = [winner[seed] - base[seed] for seed in seeds if seed in base and seed in winner]
     difference: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": len(pairs)}
     if pairs:
-        difference["mean"] = mean = statistics.fmean(pairs)
+        difference["mean"] = statistics.fmean(pairs)
         if len(pairs) > 1:
-            half = float(student_t.ppf(0.975, len(pairs) - 1)) * statistics.stdev(pairs)
-            half /= math.sqrt(len(pairs))
-            difference |= {"low": mean - half, "high": mean + half}
+            difference["low"], difference["high"] = t_interval(pairs)
     return {
         "variants": {name: [by.get(seed) for seed in seeds] for name, by in reached.items()},
         "seeds": seeds,

@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from studies import html_page
-from studies.figures import FIGURES, label, metric_name, reached, short_names, trials_of
-from studies.html_page import Section, write
+from studies.figures import FIGURES, failure, label, metric_name, reached, short_names, trials_of
+from studies.html_page import Section
+from whole_file import write
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -30,7 +31,6 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-_NO_REASON = "no reason recorded"
 # More parameters than these would be columns of a few characters in a usual terminal.
 _MOST_COLUMNS = 5
 
@@ -67,10 +67,6 @@ def _columns(trials: Sequence[FrozenTrial]) -> list[str]:
 
 def _definition(study: Study) -> dict[str, Any]:
     return study.user_attrs.get("definition", {})
-
-
-def _reason(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("reason") or _NO_REASON)
 
 
 def _decimals(value: float | None, digits: int = 4) -> str | None:
@@ -155,7 +151,7 @@ def trials_table(study: Study, limit: int | None = None) -> Table:
         texts = (Text("—" if cell is None else str(cell)) for cell in cells)
         style = {TrialState.PRUNED: "dim", TrialState.FAIL: "red"}.get(trial.state)
         table.add_row(*texts, style=style)
-    notes = [f"trial {trial.number} failed: {_reason(trial)}" for trial in failed]
+    notes = [f"trial {trial.number} failed: {failure(trial)}" for trial in failed]
     if len(finished) + len(failed) < len(ranked):
         notes.append(f"{len(finished) + len(failed)} of {len(ranked)} finished trials")
     table.caption = Text("\n".join(notes)) if notes else None
@@ -220,16 +216,8 @@ def write_report(
         facts: shown at the top, by name: command, versions, machine, commit, …
     """
     write_trials_csv(study, folder / "trials.csv")
-    drawings = []
-    for name, (alt, draw) in FIGURES.items():
-        path = folder / "figures" / f"{name}.png"
-        figure = draw(study)
-        if figure is None:
-            path.unlink(missing_ok=True)  # of an earlier report
-            continue
-        data = html_page.png(figure)
-        write(path, data)
-        drawings.append(html_page.figure(data, alt))
+    drawn = {name: (alt, draw(study)) for name, (alt, draw) in FIGURES.items()}
+    drawings = html_page.figures(folder / "figures", drawn)
     ranked = best_first(study)
     failed = [trial for trial in ranked if trial.state == TrialState.FAIL]
     found, *took = summary(study)
@@ -241,7 +229,7 @@ def write_report(
         sections.append(Section("Figures", drawings))
     sections.append(Section("Trials", [_html_table(study, ranked)]))
     if failed:
-        rows = [(trial.number, _reason(trial)) for trial in failed]
+        rows = [(trial.number, failure(trial)) for trial in failed]
         failures = html_page.table(["trial", "reason"], rows, name="failures")
         sections.append(Section("Failures", [failures]))
     definition = yaml.safe_dump(_definition(study), sort_keys=False, allow_unicode=True, width=96)

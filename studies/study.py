@@ -17,12 +17,12 @@ from jsonargparse import Namespace
 
 from callbacks.run_summary import git_commit
 from errors import UserError
-from studies.html_page import write
 from studies.progress import StudyProgress
 from studies.queue import Queue, open_storage, without_password
 from studies.training import config_keys
 from studies.trials import Runner
 from studies.workers import Workers, end_with, work
+from whole_file import write
 
 _ROOT = Path(__file__).parent.parent
 STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes

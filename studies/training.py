@@ -12,7 +12,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from optuna.trial import Trial
 from typing_extensions import override
 
-from callbacks import FiniteLoss, RunLogger, Throughput
+from callbacks import (
+    FiniteLoss,
+    Mistakes,
+    RunLogger,
+    SignalStatistics,
+    Throughput,
+    TrainingImages,
+)
 from errors import UserError
 from train import ExperimentCLI
 
@@ -25,8 +32,17 @@ class SeveralProcesses(Exception):
     """This training needs more than one process."""
 
 
-class FitCLI(ExperimentCLI):
-    """``train.py fit`` that says nothing and writes into a folder of the caller's choice.
+class _FitOnlyCLI(ExperimentCLI):
+    """``train.py`` with the one command: parsers of the others need not be made."""
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": ExperimentCLI.subcommands()["fit"]}
+
+
+class FitCLI(_FitOnlyCLI):
+    """``train.py fit`` that prints and draws nothing, and writes into a given folder.
 
     Args:
         args: options of ``train.py fit``.
@@ -64,11 +80,6 @@ class FitCLI(ExperimentCLI):
             quiet += ["--trainer.enable_checkpointing=false", "--test_best=false"]
         super().__init__(["fit", *args, *quiet])
 
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": ExperimentCLI.subcommands()["fit"]}
-
     @override
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
@@ -93,6 +104,10 @@ class FitCLI(ExperimentCLI):
     @override
     def own_callbacks(self) -> list[Callback]:
         own = super().own_callbacks() if self.keep else [Throughput(), FiniteLoss()]
+        # A study draws its own figures; a run's would take longer than a short run's epoch.
+        own = [
+            one for one in own if not isinstance(one, Mistakes | SignalStatistics | TrainingImages)
+        ]
         return [*own, *self.extra_callbacks]
 
     @override
@@ -121,13 +136,8 @@ class FitCLI(ExperimentCLI):
         """The study says what was reached."""
 
 
-class _ConfigCLI(ExperimentCLI):
+class _ConfigCLI(_FitOnlyCLI):
     """Parse the options of ``train.py fit`` and stop there."""
-
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": ExperimentCLI.subcommands()["fit"]}
 
     @override
     def _set_seed(self) -> None:

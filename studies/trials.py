@@ -67,9 +67,13 @@ class Runner:
         self.folder = folder
         self.again = list(again)
 
+    def queued(self, trial_id: int) -> dict[str, Any]:
+        """The parameters that the trial was queued with."""
+        return self.queue.storage.get_trial(trial_id).system_attrs["fixed_params"]
+
     def prepare(self, trial_id: int) -> None:
         """Choose what the trial does, and write it down."""
-        raise NotImplementedError
+        self.queue.storage.set_trial_user_attr(trial_id, "values", self.queued(trial_id))
 
     def train(self, trial_id: int, *, child: bool = False) -> Outcome:
         """Do what was chosen."""
@@ -83,14 +87,9 @@ class Runner:
         began = time.perf_counter()
         try:
             try:
-                self.prepare(trial_id)
-                outcome = self.train(trial_id)
+                outcome = self._attempt(trial_id)
             except SeveralProcesses:
                 outcome = self._in_processes(trial_id)
-            except _NOT_A_FAILURE:
-                raise
-            except Exception as error:
-                outcome = self.failed(trial_id, error)
             outcome.attrs["seconds"] = time.perf_counter() - began
             self.queue.finish(trial_id, outcome.state, outcome.value, outcome.attrs)
         except (Lost, optuna.exceptions.UpdateFinishedTrialError):
@@ -99,6 +98,17 @@ class Runner:
             gc.collect()  # a trainer and its model hold each other, and the data
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _attempt(self, trial_id: int, *, child: bool = False) -> Outcome:
+        """Prepare and train; what that dies of is its outcome."""
+        try:
+            if not child:
+                self.prepare(trial_id)
+            return self.train(trial_id, child=child)
+        except _NOT_A_FAILURE:
+            raise
+        except Exception as error:
+            return self.failed(trial_id, error)
 
     def failed(self, trial_id: int, error: Exception, **attrs: Any) -> Outcome:
         """One line for the study; the traceback of what no user can have meant goes to a file."""
@@ -137,7 +147,7 @@ class Runner:
 
     def run_child(self, trial_id: int) -> None:
         """The command ``trial``: train in this process and those that Lightning adds to it."""
-        outcome = asdict(self.train(trial_id, child=True))
+        outcome = asdict(self._attempt(trial_id, child=True))
         if getattr(rank_zero_only, "rank", 0) != 0 and outcome["state"] == TrialState.FAIL:
             raise SystemExit(1)  # so that Lightning ends the others, who would wait for this one
         outcome["state"] = int(outcome["state"])
@@ -212,19 +222,12 @@ class ConfirmationRunner(Runner):
     are the study's attribute ``configs``. A training's run is ``<variant>/seed_<seed>``.
     """
 
-    def _values(self, trial_id: int) -> dict[str, Any]:
-        return self.queue.storage.get_trial(trial_id).system_attrs["fixed_params"]
-
     def run_folder(self, trial_id: int) -> Path:
-        values = self._values(trial_id)
+        values = self.queued(trial_id)
         return self.folder / values["variant"] / f"seed_{values['seed']}"
 
-    def prepare(self, trial_id: int) -> None:
-        values = self._values(trial_id)
-        self.queue.storage.set_trial_user_attr(trial_id, "values", values)
-
     def train(self, trial_id: int, *, child: bool = False) -> Outcome:
-        values = self._values(trial_id)
+        values = self.queued(trial_id)
         options = [
             f"--config={self.queue.study.user_attrs['configs'][values['variant']]}",
             f"--seed_everything={values['seed']}",
@@ -232,12 +235,7 @@ class ConfirmationRunner(Runner):
             "--model.init_args.lr_scheduler_monitor=train/loss",  # for ReduceLROnPlateau
             "--test_best=true",
         ]
-        try:
-            cli = FitCLI(options, self.run_folder(trial_id), keep=True, child=child)
-        except _NOT_A_FAILURE:
-            raise
-        except Exception as error:
-            return self.failed(trial_id, error)
+        cli = FitCLI(options, self.run_folder(trial_id), keep=True, child=child)
         summary = cli.run_summary.summary
         attrs = {"epochs": summary.get("epochs"), "summary": summary}
         return Outcome(TrialState.COMPLETE, summary["test"]["test/accuracy"], attrs)

@@ -6,8 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from benchmarks.reinforce import TARGET, interval, main, reward
+from benchmarks.reinforce import TARGET, main, reward
 from studies.architecture import Architecture
+from studies.paired_statistics import t_interval
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_space_holds_the_target_and_nothing_as_good() -> None:
 
 def test_the_interval_is_students() -> None:
     # By hand: mean 2, standard deviation 1, and 4.3027 from a table of t for 2 degrees of freedom.
-    low, high = interval([1.0, 2.0, 3.0])
+    low, high = t_interval([1.0, 2.0, 3.0])
     assert high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3)
     assert low + high == pytest.approx(4)
 

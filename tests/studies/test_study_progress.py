@@ -127,16 +127,6 @@ def test_values_of_a_trial_are_told_as_they_were_chosen(progress: StudyProgress)
     assert lines(progress)[-1].endswith("norm none, augmentation flip")
 
 
-def test_a_training_of_the_confirmation_brings_a_summary() -> None:
-    progress = made()
-    summary = {"epochs": 6, "seconds": 12.5}
-    run = trial(0, TrialState.COMPLETE, 0.5, summary=summary)
-    del run.user_attrs["epochs"], run.user_attrs["seconds"]
-    progress.update([])
-    progress.update([run])
-    assert lines(progress)[-1].split()[:5] == ["0", "done", "0.5000", "6", "12.5"]
-
-
 @pytest.mark.parametrize(("maximize", "best"), [(True, "0.9000 (trial 1)"), (False, "-0.1")])
 def test_the_best_so_far(maximize: bool, best: str) -> None:
     progress = made(maximize)

@@ -1,0 +1,15 @@
+"""Write a file whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Put a file in place at once: who reads it meanwhile sees it as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write at once
+    try:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
