@@ -20,12 +20,14 @@ class Throughput(Callback):
 
     Attributes:
         seconds: training time of all epochs so far.
+        epochs: training time of each.
         images: training images of all epochs so far, over all processes.
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
+        self.epochs: list[float] = []
         self.images = 0
         self._start = 0.0
         self._epoch_images = 0
@@ -46,6 +48,7 @@ class Throughput(Callback):
                 torch.cuda.synchronize(pl_module.device)
             seconds = time.perf_counter() - self._start
             self.seconds += seconds
+            self.epochs.append(seconds)
             self.images += self._epoch_images
             speed = self._epoch_images / seconds
             pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True)

@@ -20,6 +20,7 @@ from studies.canvas import BLUE, GREY, INK, ORANGE, RED, canvas, plain
 from studies.paired_statistics import (
     BETTER,
     NO_BASE,
+    SAME,
     TOO_FEW,
     UNCLEAR,
     WORSE,
@@ -29,7 +30,15 @@ from studies.paired_statistics import (
 )
 
 OCHRE = "#b9a36b"
-COLOURS = {"base": INK, BETTER: BLUE, UNCLEAR: GREY, WORSE: RED, TOO_FEW: OCHRE, NO_BASE: OCHRE}
+COLOURS = {
+    "base": INK,
+    BETTER: BLUE,
+    UNCLEAR: GREY,
+    SAME: "#c4c4c4",
+    WORSE: RED,
+    TOO_FEW: OCHRE,
+    NO_BASE: OCHRE,
+}
 LINES = [BLUE, "#2a9d8f", "#7a5cc2", ORANGE, RED, "#b5477d"]
 
 # More learning curves than these cannot be told apart: the best and the worst ones are coloured.

@@ -16,6 +16,7 @@ from studies.html_page import Section
 from studies.paired_statistics import (
     BETTER,
     FAILED,
+    SAME,
     TOO_FEW,
     UNCLEAR,
     WORSE,
@@ -32,10 +33,10 @@ _NOTES = (
     "Differences are to the base of the same group, paired by seed, in percentage points of test "
     "accuracy; n counts the seeds. Each 95% interval is of one difference alone; the verdict is "
     "corrected for the number of differences (Holm), so an interval may exclude zero where no "
-    "difference is shown. Variances are moderated over the comparison (Smyth 2004). Gap: accuracy "
-    "on training minus test images, in points. Time per epoch and peak memory are medians over "
-    "seeds, as a ratio to the base. Epochs to base's best: until the validation accuracy reached "
-    "the best of the base's run with that seed, mean over the seeds where it did."
+    "difference is shown. Variances are moderated over a group's variants (Smyth 2004). Gap: "
+    "accuracy on training minus test images, in points. Time per epoch and peak memory are "
+    "medians over seeds, as a ratio to the base. Epochs to base's best: until the validation "
+    "accuracy reached the best of the base's run with that seed, mean over the seeds where it did."
 )
 
 # More rows than these are worth a selection.
@@ -43,6 +44,7 @@ _MANY = 12
 # What a terminal has room for.
 _TERMINAL = {"group", "variant", "verdict", "n", "test accuracy", "difference", "95% interval"}
 _TERMINAL |= {"step", "time"}
+_SHORT = {UNCLEAR: "not shown", SAME: "identical"}
 
 
 # In words.
@@ -181,6 +183,7 @@ def results_table(comparison: Comparison) -> Table:
         table.add_column(Text(header), justify=justify, no_wrap=not words, overflow="fold")
     styles = {BETTER: "blue", WORSE: "red", FAILED: "red", "base": "bold"}
     for row, texts in zip(found, cells, strict=True):
+        texts["verdict"] = _SHORT.get(row.verdict, row.verdict)
         # Text, because a value in [brackets] is no markup.
         shown = (Text("—" if texts[header] is None else str(texts[header])) for header in headers)
         table.add_row(*shown, style=styles.get(row.verdict))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class ComparisonRunner(Runner):
         if tested:
             measured["train_accuracy"] = _training_accuracy(cli)
         (speed,) = (c for c in cli.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-        measured["seconds_per_epoch"] = speed.seconds / summary["epochs"]
+        # The median: what else the machine does for a moment does not count, nor the first steps.
+        measured["seconds_per_epoch"] = statistics.median(speed.epochs)
         if memory.peak is not None:
             measured["peak_memory"] = memory.peak
         if not definition.keep_checkpoints:

@@ -1,18 +1,19 @@
 """What techniques changed, compared with a base over a few seeds that pair the runs.
 
-Three seeds say little about the spread of one difference, and many differences are asked for at
-once. So the variances borrow from each other: a moderated t (empirical Bayes, Smyth 2004,
-doi:10.2202/1544-6115.1027) with two precautions. All differences share the runs of the base, so
-their variances are no independent estimates of the spread: the degrees of freedom are at most
-those that so many *correlated* estimates have. And a variance is never made smaller than the one
-seen, so that an unstable technique cannot borrow calm. Verdicts are corrected for the number of
-comparisons by Holm. Both error rates are simulated in the tests.
+A run's accuracy is what its variant reaches, plus what its seed does to every variant, plus a
+spread (a randomised block design, the seeds being the blocks). Three seeds say little about the
+spread of one variant, so the variants borrow from each other: a moderated variance (empirical
+Bayes, Smyth 2004, doi:10.2202/1544-6115.1027) of each variant, the base among them, with one
+precaution: it is never smaller than the one seen, so that an unstable technique cannot borrow calm.
+Degrees of freedom are Satterthwaite's. For a base and one variant this is the paired t-test.
+Verdicts are corrected for the number of comparisons by Holm. Error rates and power are simulated in
+the tests.
 """
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
 BETTER, WORSE, UNCLEAR, TOO_FEW = "better", "worse", "no difference shown", "too few seeds"
+SAME = "identical runs"
 NO_BASE, FAILED, NO_RESULT = "no base to compare with", "failed", "no result"
 LEVEL = 0.95
 
@@ -130,7 +132,7 @@ class Difference:
     def verdict(self) -> str | None:
         """None where there are too few pairs for one."""
         if self.corrected is None:
-            return UNCLEAR if self.n > 1 and self.mean == 0 else None
+            return SAME if self.n > 1 and self.mean == 0 else None
         if self.corrected >= 1 - LEVEL:
             return UNCLEAR
         return BETTER if self.mean > 0 else WORSE
@@ -240,56 +242,84 @@ def prior(variances: ArrayLike, dfs: ArrayLike) -> tuple[float, float]:
     return d0, float(np.exp(logs.mean() + digamma(d0 / 2) - np.log(d0 / 2)))
 
 
-def _pooled_df(pairs: Sequence[tuple[Hashable, Hashable]], dfs: ArrayLike) -> float:
-    """Degrees of freedom of the mean of the differences' variances.
+def spreads(
+    reached: Mapping[Hashable, Mapping[int, float]],
+) -> tuple[dict[Hashable, tuple[float, float]], float]:
+    """How much the runs of each variant spread beyond what a seed does to all of them.
 
-    Differences that share a member are correlated, as if all members had one variance; then the
-    mean has those of Satterthwaite's approximation, tr(S)² / tr(S²) times those of a difference.
+    Args:
+        reached: by variant and seed; runs may be missing.
+
+    Returns:
+        Of each variant the moderated variance of a run and its degrees of freedom; and the degrees
+        of freedom of all residuals together, which no mean of variances has more of.
     """
-    members = {member: None for pair in pairs for member in pair}
-    places = {member: place for place, member in enumerate(members)}
-    design = np.zeros((len(pairs), len(members)))
-    for row, (one, other) in enumerate(pairs):
-        design[row, places[one]] += 1
-        design[row, places[other]] -= 1
-    covariance = design @ design.T
-    return float(np.asarray(dfs).mean() * np.trace(covariance) ** 2 / (covariance**2).sum())
+    variants = list(reached)
+    seeds = sorted({seed for runs in reached.values() for seed in runs})
+    cells = [(v, seeds.index(s)) for v, name in enumerate(variants) for s in reached[name]]
+    values = np.array([value for runs in reached.values() for value in runs.values()])
+    design = np.zeros((len(cells), len(variants) + len(seeds)))
+    for row, (variant, seed) in enumerate(cells):
+        design[row, [variant, len(variants) + seed]] = 1
+    hat = design @ np.linalg.pinv(design)
+    residuals, freedom = values - hat @ values, 1 - np.diag(hat)
+    owner = np.array([variant for variant, _ in cells])
+    df = np.bincount(owner, freedom, len(variants))
+    squares = np.bincount(owner, residuals**2, len(variants))
+    variances = np.divide(squares, df, out=np.zeros_like(df), where=df > _ROUNDING)
+    known = variances > _ROUNDING**2
+    d0, s0 = prior(variances[known], df[known])
+    if math.isinf(d0):
+        shrunk = np.full(len(variants), s0)
+    else:
+        shrunk = (d0 * s0 + df * variances) / np.maximum(d0 + df, _ROUNDING)
+    shrunk = np.maximum(shrunk, variances)
+    moderated = zip(shrunk.tolist(), (d0 + df).tolist(), strict=True)
+    return dict(zip(variants, moderated, strict=True)), float(freedom.sum())
 
 
 def paired_differences(
-    samples: Sequence[Sequence[float]], pairs: Sequence[tuple[Hashable, Hashable]]
+    reached: Mapping[tuple[str, str], Mapping[int, float]],
+    pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]],
 ) -> list[Difference]:
     """Mean, interval and corrected p of each of several paired differences.
 
     Args:
-        samples: per difference its values, one per seed, at least one.
-        pairs: per difference who is compared with whom.
+        reached: by (group, variant) and seed. The spread is a group's own.
+        pairs: who is compared with whom, within a group; they share a seed at least.
     """
-    n = np.array([len(sample) for sample in samples], dtype=float)
-    means = np.array([np.mean(sample) for sample in samples])
-    means[np.abs(means) < _ROUNDING] = 0.0
-    variances = np.array([np.var(s, ddof=1) if len(s) > 1 else 0.0 for s in samples])
-    known = np.flatnonzero(variances > _ROUNDING**2).tolist()
-    d0, s0 = prior(variances[known], n[known] - 1)
-    most = _pooled_df([pairs[i] for i in known], n[known] - 1) if known else 0.0
-    shrunk = np.full(len(n), s0)
-    if math.isfinite(d0):
-        shrunk = (d0 * s0 + (n - 1) * variances) / np.maximum(d0 + n - 1, 1)
-    shrunk = np.maximum(shrunk, variances)
-    df = np.maximum(n - 1, np.minimum(d0 + n - 1, most))
-    # Not for one pair, nor for equal ones where there are no others to tell how they spread.
-    tested = np.flatnonzero((n > 1) & (shrunk > _ROUNDING**2))
-    errors = np.sqrt(shrunk[tested] / n[tested])
-    halves = student.ppf((1 + LEVEL) / 2, df[tested]) * errors
-    t = means[tested] / errors
-    p = 2 * student.sf(np.abs(t), df[tested])
-    lows, highs = means[tested] - halves, means[tested] + halves
-    columns = np.stack([lows, highs, df[tested], t, p, _holm(p)], axis=1).tolist()
-    numbers = dict(zip(tested.tolist(), columns, strict=True))
-    return [
-        Difference(len(sample), mean, *numbers.get(i, ()))
-        for i, (sample, mean) in enumerate(zip(samples, means.tolist(), strict=True))
-    ]
+    by_group = {
+        group: spreads({key: runs for key, runs in reached.items() if key[0] == group})
+        for group in {one[0] for one, _ in pairs}
+    }
+    found: list[Difference] = []
+    tests: list[tuple[int, float, float]] = []  # place, standard error, degrees of freedom
+    for place, (one, other) in enumerate(pairs):
+        each = [
+            value - reached[other][s] for s, value in reached[one].items() if s in reached[other]
+        ]
+        found.append(Difference(len(each), statistics.fmean(each)))
+        moderated, most = by_group[one[0]]
+        parts = [(variance / len(each), df) for variance, df in (moderated[one], moderated[other])]
+        variance = sum(part for part, _ in parts)
+        if max(map(abs, each)) < _ROUNDING:
+            found[-1] = Difference(len(each), 0.0)
+        elif len(each) > 1 and variance > _ROUNDING**2:
+            # Satterthwaite; infinite where the variances are known for certain.
+            spread = sum(part**2 / df for part, df in parts)
+            df = variance**2 / spread if spread else math.inf
+            tests.append((place, math.sqrt(variance), min(df, most)))
+    if not tests:
+        return found
+    places, errors, dfs = (np.array(column) for column in zip(*tests, strict=True))
+    means = np.array([found[place].mean for place in places])
+    halves = student.ppf((1 + LEVEL) / 2, dfs) * errors
+    t = means / errors
+    p = 2 * student.sf(np.abs(t), dfs)
+    columns = np.stack([means - halves, means + halves, dfs, t, p, _holm(p)], axis=1).tolist()
+    for place, numbers in zip(places.tolist(), columns, strict=True):
+        found[place] = Difference(found[place].n, found[place].mean, *numbers)
+    return found
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -338,16 +368,13 @@ def _compare(
     table: dict[tuple[str, str], Row], other: Callable[[Row], tuple[str, str]]
 ) -> dict[tuple[str, str], Difference]:
     """The differences of the rows but the bases', each to another row."""
-    samples, pairs = [], []
-    for key, row in table.items():
-        if row.is_base or other(row) not in table:
-            continue
-        reference = table[other(row)].accuracies
-        sample = [a - reference[seed] for seed, a in row.accuracies.items() if seed in reference]
-        if sample:
-            samples.append(sample)
-            pairs.append((key, other(row)))
-    found = paired_differences(samples, pairs)
+    reached = {key: row.accuracies for key, row in table.items() if row.accuracies}
+    pairs = [
+        (key, other(row))
+        for key, row in table.items()
+        if not row.is_base and reached.get(key, {}).keys() & reached.get(other(row), {}).keys()
+    ]
+    found = paired_differences(reached, pairs)
     return {key: difference for (key, _), difference in zip(pairs, found, strict=True)}
 
 

@@ -11,15 +11,18 @@ from studies.paired_statistics import (
     BETTER,
     FAILED,
     NO_BASE,
+    SAME,
     TOO_FEW,
     UNCLEAR,
     WORSE,
     Comparison,
+    Difference,
     Row,
     Run,
     paired_differences,
     prior,
     rows,
+    spreads,
 )
 
 BASE = [0.91, 0.912, 0.909]
@@ -49,26 +52,53 @@ def of(variant: str, accuracies: Sequence[float], **kw: Any) -> list[Run]:
     return [run(variant, seed, accuracy, **kw) for seed, accuracy in enumerate(accuracies)]
 
 
+def against_the_first(reached: Any) -> list[Difference]:
+    """Each row of accuracies against the first one."""
+    cells = {("", str(i)): dict(enumerate(row)) for i, row in enumerate(np.asarray(reached))}
+    base, *others = cells
+    return paired_differences(cells, [(other, base) for other in others])
+
+
 # The test.
 
 
 def test_one_difference_is_an_ordinary_paired_t() -> None:
     other = [0.92, 0.925, 0.917]
-    [difference] = paired_differences([np.subtract(other, BASE).tolist()], [("other", "base")])
+    [difference] = against_the_first([BASE, other])
     expected: Any = stats.ttest_rel(other, BASE)
     low, high = expected.confidence_interval(0.95)
-    assert difference.df == 2
+    assert difference.df == pytest.approx(2)
     assert difference.t == pytest.approx(expected.statistic)
     assert difference.p == difference.corrected == pytest.approx(expected.pvalue)
     assert (difference.low, difference.high) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_two_differences_share_nothing_but_holms_correction() -> None:
-    found = paired_differences([[1.0, 2, 3], [1, -1, 2]], [("a", "base"), ("b", "base")])
-    for difference, sample in zip(found, ([1, 2, 3], [1, -1, 2]), strict=True):
-        assert difference.p == pytest.approx(stats.ttest_1samp(sample, 0).pvalue)
-    assert found[0].corrected == pytest.approx(2 * (found[0].p or 0))
-    assert found[1].corrected == pytest.approx(max(found[1].p or 0, found[0].corrected or 0))
+def test_equal_spreads_are_those_of_a_block_design() -> None:
+    """Two-way analysis of variance, by hand: 4 variants, 3 seeds, 6 degrees of freedom."""
+    reached = np.array([[1.0, 2, 4], [3, 3, 6], [2, 4, 5], [5, 5, 8]])
+    residuals = reached - reached.mean(1, keepdims=True) - reached.mean(0) + reached.mean()
+    variance = (residuals**2).sum() / 6
+    found, df = spreads({str(i): dict(enumerate(row)) for i, row in enumerate(reached)})
+    assert df == pytest.approx(6)
+    # Moderation finds them equal; what was seen to spread more keeps that.
+    seen = (residuals**2).sum(1) / (2 * 3 / 4)
+    assert [v for v, _ in found.values()] == pytest.approx(np.maximum(variance, seen))
+
+
+def test_several_differences_are_corrected_by_holm() -> None:
+    found = against_the_first([[1.0, 2, 4], [3, 3, 6], [2, 4, 5]])
+    p = [difference.p or 0 for difference in found]
+    assert found[0].corrected == pytest.approx(2 * p[0])
+    assert found[1].corrected == pytest.approx(max(p[1], 2 * p[0]))
+    assert p[0] < p[1]
+
+
+def test_runs_that_are_missing_leave_the_others_as_they_were() -> None:
+    reached = {("", "base"): {0: 1.0, 1: 2.0, 2: 4.0}, ("", "a"): {0: 3.0, 2: 6.5}}
+    [difference] = paired_differences(reached, [(("", "a"), ("", "base"))])
+    expected: Any = stats.ttest_rel([3.0, 6.5], [1.0, 4.0])
+    assert (difference.n, difference.t) == (2, pytest.approx(expected.statistic))
+    assert difference.p == pytest.approx(expected.pvalue)
 
 
 def test_prior_finds_what_the_variances_were_drawn_from() -> None:
@@ -88,9 +118,12 @@ def test_prior_of_equal_variances_is_certain() -> None:
 
 
 def test_a_variance_is_never_made_smaller() -> None:
-    samples = [[0.0, 0.1, -0.1]] * 10 + [[-9.0, 0.0, 12.0]]
-    found = paired_differences(samples, [(i, "base") for i in range(11)])
-    assert found[-1].t == pytest.approx(stats.ttest_1samp(samples[-1], 0).statistic)
+    rng = np.random.default_rng(0)
+    reached = rng.normal(0.9, 0.001, (11, 3))
+    reached[-1] = [0.8, 0.9, 1.0]
+    found, _ = spreads({i: dict(enumerate(row)) for i, row in enumerate(reached)})
+    assert found[10][0] > 0.8 * 0.1**2
+    assert all(variance < 0.02**2 for variance, _ in list(found.values())[:-1])
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -104,16 +137,15 @@ def test_error_rates_by_simulation(count: int, spread: float, seeds: int) -> Non
     the base's too.
     """
     rng = np.random.default_rng(count + seeds)
-    repeats = 400 if count == 60 else 1000
-    pairs = [(i, "base") for i in range(count)]
+    repeats = 1500
     errors, held = 0, 0
     for _ in range(repeats):
         sd = (4 / rng.chisquare(4, (count + 1, 1))) ** (spread / 2)
         reached = 0.9 + 0.003 * (sd * rng.normal(size=(count + 1, seeds)) + rng.normal(size=seeds))
-        found = paired_differences((reached[1:] - reached[0]).tolist(), pairs)
+        found = against_the_first(reached)
         errors += any(difference.verdict != UNCLEAR for difference in found)
         held += sum((d.low or 0) <= 0 <= (d.high or 0) for d in found)
-    assert errors / repeats < 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
+    assert errors / repeats < (0.065 if spread else 0.055)
     assert 0.935 < held / repeats / count < 0.98
 
 
@@ -125,7 +157,7 @@ def test_power_over_ordinary_t() -> None:
         reached = rng.normal(0.9, 0.002, (61, 3))
         reached[1:11] += 0.012
         samples = (reached[1:] - reached[0]).tolist()
-        found = paired_differences(samples, [(i, "base") for i in range(60)])
+        found = against_the_first(reached)
         seen += sum(difference.verdict == BETTER for difference in found[:10])
         ordinary += sum(stats.ttest_1samp(sample, 0).pvalue < 0.05 / 60 for sample in samples[:10])
     assert seen > 240
@@ -144,15 +176,14 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_equal_runs() -> None:
     same = table([*of("base", BASE), *of("a", BASE)])["a"]
-    assert same.verdict == UNCLEAR
+    assert same.verdict == SAME
     shifted = table([*of("base", BASE), *of("a", [a + 0.01 for a in BASE])])["a"]
     assert shifted.verdict == TOO_FEW
     others = [r for i in range(5) for r in of(f"v{i}", np.roll(BASE, i + 1).tolist())]
     among = table([*of("base", BASE), *of("a", BASE), *others])["a"]
-    assert among.verdict == UNCLEAR
+    assert among.verdict == SAME
     assert among.difference is not None
-    assert among.difference.low is not None
-    assert among.difference.low < 0
+    assert (among.difference.mean, among.difference.low) == (0, None)
 
 
 def test_failed_seeds_are_left_out_in_pairs() -> None:
@@ -168,7 +199,7 @@ def test_without_any_accuracy() -> None:
     assert found["a"].verdict == FAILED
     assert (found["b"].verdict, found["b"].mean) == ("no result", None)
     assert table([run("base", 0), *of("a", BASE)])["a"].verdict == NO_BASE
-    assert paired_differences([], []) == []
+    assert paired_differences({}, []) == []
 
 
 # The rows.
