@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from studies.canvas import BLUE, GREY, INK, ORANGE, RED, canvas, plain
@@ -196,6 +196,9 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.set_ylim(low - 2 * margin, high + 2 * margin)
         if max(x) > 8 * min(x) > 0:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         axes.margins(x=0.09)
         axes.set_xlabel(f"time per epoch, ratio to {_name(comparison.base)}")
         axes.set_ylabel("test accuracy (%)")

@@ -268,7 +268,7 @@ def test_predictions_of_a_moved_checkpoint_lie_here(run: Path, tmp_path: Path) -
     moved = Path(shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "moved.ckpt"))
     options = ["--trainer.limit_predict_batches=1", f"--runs_dir={tmp_path / 'runs'}"]
     train.main(["predict", f"--ckpt_path={moved}", *options])
-    assert len(table(tmp_path / "predictions.csv")) == 1000
+    assert len(table(tmp_path / "predictions.csv")) == 250
     assert {path.name for path in tmp_path.iterdir()} == {"moved.ckpt", "predictions.csv"}
 
 
