@@ -180,7 +180,13 @@ def results_table(comparison: Comparison) -> Table:
     for header in headers:
         words = header in ("group", "variant", "verdict")
         justify: Literal["left", "right"] = "left" if words else "right"
-        table.add_column(Text(header), justify=justify, no_wrap=not words, overflow="fold")
+        table.add_column(
+            Text(header),
+            justify=justify,
+            min_width=len(header),
+            no_wrap=not words,
+            overflow="fold",
+        )
     styles = {BETTER: "blue", WORSE: "red", FAILED: "red", "base": "bold"}
     for row, texts in zip(found, cells, strict=True):
         texts["verdict"] = _SHORT.get(row.verdict, row.verdict)

@@ -261,19 +261,27 @@ def spreads(
     design = np.zeros((len(cells), len(variants) + len(seeds)))
     for row, (variant, seed) in enumerate(cells):
         design[row, [variant, len(variants) + seed]] = 1
-    hat = design @ np.linalg.pinv(design)
-    residuals, freedom = values - hat @ values, 1 - np.diag(hat)
     owner = np.array([variant for variant, _ in cells])
-    df = np.bincount(owner, freedom, len(variants))
-    squares = np.bincount(owner, residuals**2, len(variants))
-    variances = np.divide(squares, df, out=np.zeros_like(df), where=df > _ROUNDING)
-    known = variances > _ROUNDING**2
-    d0, s0 = prior(variances[known], df[known])
-    if math.isinf(d0):
-        shrunk = np.full(len(variants), s0)
-    else:
-        shrunk = (d0 * s0 + df * variances) / np.maximum(d0 + df, _ROUNDING)
-    shrunk = np.maximum(shrunk, variances)
+    weights = np.ones(len(variants))
+    for _ in range(2):
+        root = np.sqrt(weights)[owner]
+        weighted = design * root[:, None]
+        hat = weighted @ np.linalg.pinv(weighted)
+        residuals, freedom = values - hat @ (values * root) / root, 1 - np.diag(hat)
+        df = np.bincount(owner, freedom, len(variants))
+        squares = np.bincount(owner, residuals**2, len(variants))
+        variances = np.divide(squares, df, out=np.zeros_like(df), where=df > _ROUNDING)
+        known = variances > _ROUNDING**2
+        d0, s0 = prior(variances[known], df[known])
+        if math.isinf(d0):
+            shrunk = np.full(len(variants), s0)
+        else:
+            shrunk = (d0 * s0 + df * variances) / np.maximum(d0 + df, _ROUNDING)
+        shrunk = np.maximum(shrunk, variances)
+        # Once more, so that an unstable variant has less say in what a seed does to all. None gets
+        # more than the middle one, or the calmest by chance would have all the say. Repeating it
+        # until it settles finds too much: 6.5% instead of 5% where nothing differs, by simulation.
+        weights = 1 / np.maximum(np.maximum(shrunk, np.median(shrunk)), _ROUNDING**2)
     moderated = zip(shrunk.tolist(), (d0 + df).tolist(), strict=True)
     return dict(zip(variants, moderated, strict=True)), float(freedom.sum())
 
