@@ -55,7 +55,7 @@ class Settings:
     config: list[str]
     sample: float = 0.1
     epochs: int | None = None
-    budget: int = 90
+    budget: int = 60
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     name: str | None = None
     storage: str | None = None
