@@ -254,7 +254,7 @@ class _Tuning:
             found = _found(candidate.row)
             self.say(f"  {candidate.label.ljust(width)}  {found}  ({candidate.remedy.why})")
             if _gain(candidate.row) <= 0:
-                self.dropped[candidate.remedy.options] = f"{found} on {self.base.name}"
+                self.dropped[candidate.remedy.options] = f"{found.strip()} on {self.base.name}"
         better = [c for c in tried if c.row is not None and c.row.verdict == BETTER]
         if not better:
             return None
