@@ -189,7 +189,9 @@ class _Tuning:
             best = self.round(candidates[:affordable])
             self.write_steps()
             if best is None:
-                self.say("", "stop: nothing that was tried was shown to help; more seeds show less")
+                self.say(
+                    "", "stop: nothing that was tried was shown to help; more seeds would show less"
+                )
                 break
             self.kept.append(best)
             self.base = best
@@ -254,7 +256,7 @@ class _Tuning:
             found = _found(candidate.row)
             self.say(f"  {candidate.label.ljust(width)}  {found}  ({candidate.remedy.why})")
             if _gain(candidate.row) <= 0:
-                self.dropped[candidate.remedy.options] = f"{found.strip()} on {self.base.name}"
+                self.dropped[candidate.remedy.options] = f"{found} on {self.base.name}"
         better = [c for c in tried if c.row is not None and c.row.verdict == BETTER]
         if not better:
             return None
@@ -396,6 +398,6 @@ def _found(row: Row) -> str:
         reason = next((f": {run.reason}" for run in row.failed), "")
         return f"{row.verdict}{reason}"
     around = interval(difference)
-    text = f"{points(difference.mean):>6}" + (f" ({around})" if around else "")
+    text = points(difference.mean) + (f" ({around})" if around else "")
     time = "" if row.time is None else f", time × {row.time:.2f}"
     return f"{text}, {row.verdict}{time}"

@@ -17,8 +17,9 @@ def test_kept_memory_faults_no_pages(tmp_path: Path, capfd: pytest.CaptureFixtur
     report = json.loads((tmp_path / "malloc.json").read_text())
     turns = {name: report["turns"][name][0] for name in CONTESTANTS}
     # 512 images need blocks above glibc's 32 MiB, which it maps anew in every step.
-    assert turns["glibc's way"]["train 512"]["faults"] > 10
-    assert turns["kept"]["train 512"]["faults"] < 5
+    faults = {name: turns[name]["train 512"]["faults"] for name in CONTESTANTS}
+    assert faults["glibc's way"] > 10
+    assert faults["kept"] < faults["glibc's way"] / 2
     assert len([line for line in shown.splitlines() if line.endswith(" |")]) == len(WORK) + 1
     assert (tmp_path / "malloc.md").read_text() in shown
 
