@@ -37,7 +37,9 @@ def _compare(args: list[str]) -> None:
 
 def _show(args: list[str]) -> None:
     options = show_parser("compare.py", "runs/compare").parse_args(args)
-    _print(ComparisonStudy.find(options.study, options.storage, options.runs_dir))
+    comparison = ComparisonStudy.find(options.study, options.storage, options.runs_dir)
+    report(comparison)
+    _print(comparison)
 
 
 def _advise(args: list[str]) -> None:
@@ -46,7 +48,7 @@ def _advise(args: list[str]) -> None:
 
 def _print(comparison: ComparisonStudy) -> None:
     """What was found, where it lies, what to type next."""
-    found = report(comparison)
+    found = comparison.collected()
     console = Console()
     console.print(results_table(found))
     lines = [*summary(found, rows(found)), f"report: {comparison.folder / 'report.html'}"]

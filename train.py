@@ -283,8 +283,12 @@ class ExperimentCLI(LightningCLI):
         if given.enable_progress_bar is not False:
             own.append(ProgressBar())
         if given.logger in (None, True) and self.subcommand != "predict":
-            own += [TrainingImages(), SignalStatistics(), Mistakes(), FitDiagnosis()]
+            own += [*self.pictures(), FitDiagnosis()]
         return own
+
+    def pictures(self) -> list[Callback]:
+        """What draws a run for TensorBoard."""
+        return [TrainingImages(), SignalStatistics(), Mistakes()]
 
     def _keeps_checkpoints(self) -> bool:
         given = self.config_init[self.subcommand]

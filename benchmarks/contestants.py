@@ -23,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
+from benchmarks.recipes import ROOT
 from datamodules import FashionMNISTDataModule
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
@@ -170,7 +171,7 @@ def bare_loop(root: str, images: int, batch_size: int = BATCH_SIZE) -> float:
 def ours(root: str, images: int, batch_size: int = BATCH_SIZE) -> float:
     """``train.py fit`` with metrics, logging and callbacks on."""
     clock = Clock()
-    config = Path(__file__).parent.parent / "configs" / "tutorial" / "optimized_cnn.yaml"
+    config = ROOT / "configs" / "tutorial" / "optimized_cnn.yaml"
     options = [
         f"--config={config}",
         f"--data.init_args.root={root}",

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, machine, median_range, save
 from lightning_modules import CrissCrossAttention
 
 # Images, channels, height and width.
@@ -134,12 +134,11 @@ def table(results: list[dict[str, Any]], device: str) -> str:
     for result in results:
         medians = {name: statistics.median(each) for name, each in result["seconds"].items()}
         for name, each in result["seconds"].items():
-            low, middle, high = (1e3 * x for x in (min(each), medians[name], max(each)))
             ratio = f"{medians['usual'] / medians['ours']:.2f}" if name == "ours" else ""
             layout = "channels last" if result["channels_last"] else "channels first"
             lines.append(
                 f"| {'×'.join(map(str, result['size']))} | {layout} | {name} "
-                f"| {middle:.2f} ({low:.2f} to {high:.2f}) | {ratio} "
+                f"| {median_range([1e3 * x for x in each], '.2f')} | {ratio} "
                 f"| {result['bytes'][name] / 1e6:.2f} |"
             )
     return "\n".join(lines)

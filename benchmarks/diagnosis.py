@@ -27,7 +27,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.recipes import machine
+from benchmarks.recipes import ROOT, machine
 from callbacks import NonFiniteLossError
 from callbacks.fit_diagnosis import (
     CURVES,
@@ -42,7 +42,6 @@ from studies.training import FitCLI
 from train import quiet
 from whole_file import write
 
-ROOT = Path(__file__).parent.parent
 SETTING = (0, 1)  # FashionMNIST's seeds that set the thresholds
 NUM_CLASSES = 10
 

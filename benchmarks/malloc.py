@@ -13,15 +13,13 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, machine, median_range, save, take_turns
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
@@ -73,7 +71,7 @@ def table(turns: dict[str, list[dict[str, dict[str, float]]]]) -> str:
         for contestant in CONTESTANTS:
             speeds = [found[key]["speed"] for found in turns[contestant]]
             medians.append(statistics.median(speeds))
-            cells.append(f"{medians[-1]:,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})")
+            cells.append(median_range(speeds, ",.0f"))
         faults = " → ".join(
             f"{statistics.median(found[key]['faults'] for found in turns[contestant]):.1f}"
             for contestant in CONTESTANTS
@@ -97,12 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.one:
         print(json.dumps(turn(options.one == "kept", options.images)))
         return
-    command = [sys.executable, "-m", "benchmarks.malloc", f"--images={options.images}", "--one"]
-    turns: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in CONTESTANTS}
-    for _ in range(options.turns):
-        for name in CONTESTANTS:
-            done = subprocess.run([*command, name], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            turns[name].append(json.loads(done.stdout))
+    images = f"--images={options.images}"
+    turns = take_turns("benchmarks.malloc", CONTESTANTS, options.turns, images)
     shown = f"python -m benchmarks.malloc --turns {options.turns} --images {options.images}"
     text = (
         f"`{shown}`, n = {options.turns} processes of each, taking turns, median (range), on "

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,29 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
     return f"{len(os.sched_getaffinity(0))} cores of {name}, Python {platform.python_version()}"
+
+
+def take_turns(
+    module: str, contestants: Iterable[str], turns: int, *options: str
+) -> dict[str, list[Any]]:
+    """Run ``python -m module --one <contestant>``, one after another, so many times each.
+
+    Returns:
+        By contestant what each of its processes printed last, which is JSON.
+    """
+    command = [sys.executable, "-m", module, *options, "--one"]
+    printed: dict[str, list[Any]] = {name: [] for name in contestants}
+    for _ in range(turns):
+        for name, found in printed.items():
+            done = subprocess.run([*command, name], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    return printed
+
+
+def median_range(values: Sequence[float], form: str) -> str:
+    """``12.3 (11.9 to 12.8)``."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def save(name: str, text: str, report: dict[str, Any], folder: Path) -> None:

@@ -12,15 +12,13 @@ import argparse
 import functools
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks import contestants
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, machine, median_range, save, take_turns
 from train import quiet
 
 CONTESTANTS: dict[str, Callable[[str, int], float]] = {
@@ -37,9 +35,8 @@ def table(speeds: dict[str, list[float]]) -> str:
     first = statistics.median(next(iter(speeds.values())))
     lines = ["| | images/s, median (range) | ratio |", "|---|---|---|"]
     for name, each in speeds.items():
-        median = statistics.median(each)
-        around = f"{median:,.0f} ({min(each):,.0f} to {max(each):,.0f})"
-        lines.append(f"| {name} | {around} | {median / first:.2f} |")
+        ratio = statistics.median(each) / first
+        lines.append(f"| {name} | {median_range(each, ',.0f')} | {ratio:.2f} |")
     return "\n".join(lines)
 
 
@@ -57,13 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = CONTESTANTS[options.one](options.root, options.images)
         print(json.dumps(options.images / seconds))
         return
-    command = [sys.executable, "-m", "benchmarks.throughput", f"--images={options.images}"]
-    command += [f"--root={options.root}", "--one"]
-    speeds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    for _ in range(options.turns):
-        for name in CONTESTANTS:
-            done = subprocess.run([*command, name], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            speeds[name].append(json.loads(done.stdout.splitlines()[-1]))
+    given = (f"--images={options.images}", f"--root={options.root}")
+    speeds = take_turns("benchmarks.throughput", CONTESTANTS, options.turns, *given)
     shown = f"python -m benchmarks.throughput --turns {options.turns} --images {options.images}"
     text = (
         f"`{shown}`, n = {options.turns} processes of each, taking turns, on {machine()}, "

@@ -19,18 +19,21 @@ class Throughput(Callback):
         every_n_steps: how often the progress bar gets a new figure.
 
     Attributes:
-        seconds: training time of all epochs so far.
-        epochs: training time of each.
+        epochs: training time of each epoch so far.
         images: training images of all epochs so far, over all processes.
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
         self.every_n_steps = every_n_steps
-        self.seconds = 0.0
         self.epochs: list[float] = []
         self.images = 0
         self._start = 0.0
         self._epoch_images = 0
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs so far."""
+        return sum(self.epochs)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,7 +50,6 @@ class Throughput(Callback):
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize(pl_module.device)
             seconds = time.perf_counter() - self._start
-            self.seconds += seconds
             self.epochs.append(seconds)
             self.images += self._epoch_images
             speed = self._epoch_images / seconds

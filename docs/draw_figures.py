@@ -42,13 +42,13 @@ from lightning_modules import ImageClassifier, Initialiser, Standardize
 from lightning_modules.initialisers import activation_gain
 from lightning_modules.layers import NormName, norm_layer, normed_weight
 from lightning_modules.schedules import build_scheduler
+from studies.canvas import BLUE, GREY, INK, RED
 
 OVERLAYS = ROOT / "configs" / "techniques"
 FIGURES = ROOT / "docs" / "figures"
 DATA = ROOT / "data"
 
-BLUE, RED, GREEN, PURPLE, GREY = "#2f6db3", "#c8452f", "#3a8f4d", "#7d55a8", "#8a8a8a"
-INK, PALE, SHARED = "#222222", "#d9e6f4", "#7fb0e3"
+GREEN, PURPLE, PALE, SHARED = "#3a8f4d", "#7d55a8", "#d9e6f4", "#7fb0e3"
 
 
 # What the overlays say.

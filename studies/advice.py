@@ -24,9 +24,10 @@ from errors import UserError
 from studies.compare import ComparisonStudy, report
 from studies.comparison import Definition, fit_options
 from studies.comparison_figures import interval, points
-from studies.comparison_report import results_table
+from studies.comparison_report import accuracy, results_table
 from studies.paired_statistics import BETTER, WORSE, Comparison, Row, Run, rows
 from studies.queue import without_password
+from studies.settings import check_least
 from studies.training import complete_config
 from whole_file import write
 
@@ -96,10 +97,7 @@ def advise(settings: Namespace, command: Sequence[str]) -> None:
     files = [Path(option.partition("=")[2]) for option in start if option.startswith("--config=")]
     if not files:
         raise UserError("config names no file; expected at least one configuration of train.py")
-    for name in ("epochs", "workers"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; expected at least 1")
+    check_least(settings, epochs=1, workers=1)
     name = settings.name or experiment_name(files).replace("/", "_")
     _Tuning(settings, name, start, list(map(without_password, command))).run()
 
@@ -174,9 +172,9 @@ class _Tuning:
             "the round (Holm); time is per epoch, of the round's start",
         )
         self.spent = seeds
-        found = self.train([self.base])
+        row = rows(self.train([self.base]))[0]
         for number in itertools.count(1):
-            kind, advice = self.diagnose(number, rows(found)[0])
+            kind, advice = self.diagnose(number, row)
             candidates = self.candidates(advice)
             affordable = (self.settings.budget - self.spent) // seeds
             for cut in candidates[affordable:]:
@@ -188,14 +186,13 @@ class _Tuning:
                 break
             best = self.round(candidates[:affordable])
             self.write_steps()
-            if best is None:
+            if best is None or best.row is None:
                 self.say(
                     "", "stop: nothing that was tried was shown to help; more seeds would show less"
                 )
                 break
             self.kept.append(best)
-            self.base = best
-            found = self.train([best])
+            self.base, row = best, best.row
         self.conclude()
 
     def diagnose(self, number: int, row: Row) -> tuple[str, list[Remedy]]:
@@ -278,10 +275,9 @@ class _Tuning:
         definition = self.definition(f"{self.name}-confirmation", configs, "test/accuracy")
         folder = self.folder / "confirmation"
         study = ComparisonStudy(definition.name, folder, self.settings.storage)
-        study.train(definition, workers=self.settings.workers)
+        study.train(study.begin(definition), workers=self.settings.workers)
         study.save(self.settings.storage, self.shell_command)
-        report(study)
-        found = self.of(study.collected(), configs)
+        found = self.of(report(study), configs)
         self.console.print(results_table(found))
         before, after = rows(found)
         shown = {BETTER: "confirmed", WORSE: "refuted"}.get(after.verdict, "not confirmed")
@@ -322,7 +318,8 @@ class _Tuning:
         """Train what is not trained yet of these on the sample; the first is the base."""
         configs = {candidate.name: candidate.config for candidate in candidates}
         definition = self.definition(self.study.name, configs, "val/accuracy")
-        self.study.train(definition, workers=self.settings.workers, lines=False)
+        queue = self.study.begin(definition)
+        self.study.train(queue, workers=self.settings.workers, lines=False)
         return self.of(self.study.collected(), configs)
 
     def of(self, found: Comparison, configs: Mapping[str, str]) -> Comparison:
@@ -385,10 +382,9 @@ def _gain(row: Row | None) -> float:
 def _accuracy(row: Row) -> str:
     if row.mean is None:
         return next((f"none: {run.reason}" for run in row.failed), "none")
-    spread = "" if row.sd is None else f" ± {row.sd:.4f}"
     diverged = sum(run.measured.get(_DIVERGED, 0) > 0 for run in row.runs)
     chance = f", {diverged} diverged and counted as chance" if diverged else ""
-    return f"{row.mean:.4f}{spread} (n = {row.n}{chance})"
+    return f"{accuracy(row)} (n = {row.n}{chance})"
 
 
 def _found(row: Row) -> str:

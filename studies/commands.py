@@ -1,7 +1,6 @@
 """What ``search.py`` and ``compare.py`` share: how they answer errors and interruptions."""
 
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import optuna
 
 from command_line import Parser
 from errors import UserError
+from studies.interruption import later
 from studies.queue import STORAGE_ERRORS, storage_reason
 from studies.study import StoredStudy
 from train import quiet
@@ -38,8 +38,6 @@ def answer(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: end like Ctrl-C
     everything = {
         **commands,
         "worker": lambda rest: kind.worker(_worker_parser(kind).parse_args(rest)),
@@ -47,7 +45,8 @@ def answer(
     }
     named = bool(given) and given[0] in everything
     try:
-        everything[given[0] if named else ""](given[named:])
+        with later():  # and SIGTERM ends it like Ctrl-C
+            everything[given[0] if named else ""](given[named:])
     except UserError as error:
         _fail(kind, str(error))
     except STORAGE_ERRORS as error:
@@ -63,9 +62,6 @@ def answer(
         text = f"{kind.program}: interrupted; the same command goes on from here"
         print(text, file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)  # Lightning ignores SIGINT after an interruption
 
 
 def _fail(kind: type[StoredStudy], message: str) -> NoReturn:

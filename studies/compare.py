@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import optuna
 from jsonargparse import Namespace
 from typing_extensions import override
 
@@ -19,21 +18,13 @@ from studies.study import StoredStudy, check_same
 from studies.trials import Runner
 
 
-class ComparisonStudy(StoredStudy):
+class ComparisonStudy(StoredStudy[Definition]):
     """A comparison, its folder and its storage."""
 
     program = "compare.py"
+    definition_type = Definition
 
-    def load(self) -> tuple[optuna.Study, Definition]:
-        """The study and its definition.
-
-        Raises:
-            UserError: there is no such study.
-        """
-        study = self.study()
-        return study, Definition(**study.user_attrs["definition"])
-
-    def begin(self, definition: Definition) -> tuple[optuna.Study, Queue]:
+    def begin(self, definition: Definition) -> Queue:
         """Make the study, or go on with the one that is there; queue what is missing.
 
         Variants and seeds may be added; what was there stays, and must be as it was.
@@ -51,26 +42,25 @@ class ComparisonStudy(StoredStudy):
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
             queue.fill(cells)
-        return study, queue
+        return queue
 
     def collected(self) -> Comparison:
         """What is known so far."""
         return collected(*self.load())
 
-    def train(self, definition: Definition, *, workers: int, lines: bool = True) -> None:
+    def train(self, queue: Queue, *, workers: int, lines: bool = True) -> None:
         """Train what is not trained yet.
 
         Args:
-            definition: what is wanted.
+            queue: of :meth:`begin`.
             workers: processes on this machine.
             lines: whether a run that ends is worth a line.
         """
-        _, queue = self.begin(definition)
         if not queue.unfinished():
             return
         progress = StudyProgress(
             "run",
-            definition.metric,
+            queue.study.user_attrs["definition"]["metric"],
             maximize=True,
             total=len(queue.trials()),
             workers=workers,
@@ -114,10 +104,10 @@ def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
     definition = define(settings)
     folder = Path(settings.runs_dir) / definition.name
     comparison = ComparisonStudy(definition.name, folder, settings.storage)
-    comparison.begin(definition)
+    queue = comparison.begin(definition)
     comparison.save(settings.storage, command)
     try:
-        comparison.train(definition, workers=settings.workers)
+        comparison.train(queue, workers=settings.workers)
     finally:
         report(comparison)
     return comparison

@@ -6,10 +6,11 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 
 from command_line import Parser
 from errors import UserError
+from studies.settings import add_settings, check_least, listed, study_name
 from studies.training import complete_config
 
 BASE = "base"
@@ -95,11 +96,7 @@ def settings_parser() -> Parser:
     parser = Parser(
         prog="compare.py", description="Compare variants of a configuration of train.py."
     )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="The comparison's YAML.")
-    parser.add_argument(
-        "--name", type=str | None, help="Of the comparison and its folder; the YAML's unless given."
-    )
-    parser.add_class_arguments(Settings, None)
+    add_settings(parser, Settings)
     return parser
 
 
@@ -109,8 +106,7 @@ def define(settings: Namespace) -> Definition:
     Raises:
         UserError: names the setting, its value and what was expected.
     """
-    if settings.workers < 1:
-        raise UserError(f"workers is {settings.workers}; expected at least 1")
+    check_least(settings, workers=1)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"seeds is {settings.seeds}; expected different ones, e.g. [0, 1, 2]")
     shared = _variants(settings)
@@ -144,8 +140,8 @@ def define(settings: Namespace) -> Definition:
     if len(names) == 1:
         raise UserError("there are no variants; give variants, or each with a pattern of files")
     return Definition(
-        name=settings.name or (Path(str(settings.config[0])).stem if settings.config else "study"),
-        base=[settings.base] if isinstance(settings.base, str) else list(settings.base),
+        name=study_name(settings),
+        base=listed(settings.base),
         chain=settings.chain,
         seeds=list(settings.seeds),
         keep_checkpoints=settings.keep_checkpoints,
@@ -181,7 +177,7 @@ def fit_options(name: str, items: Any) -> list[str]:
     if not isinstance(items, str | list):
         raise UserError(f"{name} is {items!r}; expected files and key=value")
     options = []
-    for item in [items] if isinstance(items, str) else items:
+    for item in listed(items):
         text = str(item)
         if "=" in text and not Path(text).is_file():
             options.append(f"--{text}")

@@ -115,7 +115,8 @@ def _decimals(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-def _accuracy(row: Row) -> str | None:
+def accuracy(row: Row) -> str | None:
+    """Mean ± standard deviation over the seeds; None where there is no result."""
     text = _decimals(row.mean, 4)
     return text if row.sd is None else f"{text} ± {row.sd:.4f}"
 
@@ -141,7 +142,7 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, Cell]:
         "variant": row.variant,
         "verdict": row.verdict,
         "n": row.n,
-        "test accuracy": _accuracy(row),
+        "test accuracy": accuracy(row),
         "difference": _difference(row.difference),
         "95% interval": _interval(row.difference),
     }

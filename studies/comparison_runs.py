@@ -21,7 +21,6 @@ from studies.trials import Outcome, Runner
 
 # So many training images tell the training accuracy to a few thousandths.
 _MOST_IMAGES = 10_000
-_BATCH = 250
 
 
 class ComparisonRunner(Runner):
@@ -100,7 +99,8 @@ def _training_accuracy(cli: FitCLI) -> float:
     right = 0
     images, labels = data.images[:_MOST_IMAGES], data.labels[:_MOST_IMAGES]
     with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
-        for batch, target in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+        size = cli.datamodule.eval_batch_size
+        for batch, target in zip(images.split(size), labels.split(size), strict=True):
             logits = model.infer(batch.to(model.device))
             right += int((logits.argmax(dim=1).cpu() == target).sum())
     return right / len(labels)

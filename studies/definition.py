@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
@@ -20,6 +20,7 @@ from typing_extensions import override
 from command_line import Parser, explain
 from errors import UserError
 from studies.reinforce import ReinforceSampler
+from studies.settings import add_settings, check_least, listed, study_name
 from studies.space import Parameter, Scalar, Space, resolved
 from studies.training import complete_config, config_keys
 
@@ -100,11 +101,7 @@ def settings_parser() -> Parser:
         prog="search.py",
         description="Search the hyper-parameters of a configuration of train.py.",
     )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="The study's YAML.")
-    parser.add_argument(
-        "--name", type=str | None, help="Of the study and its folder; the YAML's unless given."
-    )
-    parser.add_class_arguments(Settings, None)
+    add_settings(parser, Settings)
     _add_algorithms(parser)
     return parser
 
@@ -225,10 +222,7 @@ def define(settings: Namespace) -> Definition:
     Raises:
         UserError: names the setting, its value and what was expected.
     """
-    for name, least in (("n_trials", 1), ("timeout", 0), ("workers", 1)):
-        value = settings[name]
-        if value is not None and value < least:
-            raise UserError(f"{name} is {value}; expected at least {least}")
+    check_least(settings, n_trials=1, timeout=0, workers=1)
     if not settings.seeds:
         raise UserError("seeds is []; expected at least one, e.g. --seeds '[0]'")
     entries = resolved(flat(settings.space))
@@ -247,8 +241,8 @@ def define(settings: Namespace) -> Definition:
             "search that looks at the test set finds what fits the test set"
         )
     definition = Definition(
-        name=settings.name or _stem(settings.config),
-        base=[settings.base] if isinstance(settings.base, str) else list(settings.base),
+        name=study_name(settings),
+        base=listed(settings.base),
         metric=metric,
         direction=settings.objective.direction or _direction(metric),
         epochs=epochs,
@@ -280,13 +274,13 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _files(name: str, paths: list[str] | str) -> list[str]:
-    listed = [paths] if isinstance(paths, str) else paths
-    if name == "base" and not listed:
+    files = listed(paths)
+    if name == "base" and not files:
         raise UserError("base is empty; expected at least one configuration of train.py")
-    for path in listed:
+    for path in files:
         if not Path(path).is_file():
             raise UserError(f"{name}: there is no file {path} (from {os.getcwd()})")
-    return [f"--config={path}" for path in listed]
+    return [f"--config={path}" for path in files]
 
 
 def _read(name: str, options: Sequence[str]) -> str:
@@ -294,10 +288,6 @@ def _read(name: str, options: Sequence[str]) -> str:
         return complete_config(options)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-
-
-def _stem(configs: Any) -> str:
-    return Path(str(configs[0])).stem if configs else "study"
 
 
 def _direction(metric: str) -> Literal["maximize", "minimize"]:

@@ -29,19 +29,11 @@ from studies.trials import ConfirmationRunner, Runner, TrialRunner
 from whole_file import write
 
 
-class Search(StoredStudy):
+class Search(StoredStudy[Definition]):
     """A search, its folder and its storage."""
 
     program = "search.py"
-
-    def load(self) -> tuple[optuna.Study, Definition]:
-        """The study and its definition.
-
-        Raises:
-            UserError: there is no such study.
-        """
-        study = self.study()
-        return study, Definition(**study.user_attrs["definition"])
+    definition_type = Definition
 
     def begin(self, definition: Definition, n_trials: int | None) -> tuple[optuna.Study, Queue]:
         """Make the study, or go on with the one that is there; fill its queue.

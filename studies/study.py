@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import lightning
 import optuna
@@ -28,7 +28,10 @@ _ROOT = Path(__file__).parent.parent
 STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes
 
 
-class StoredStudy:
+D = TypeVar("D")
+
+
+class StoredStudy(Generic[D]):
     """A study, its folder and its storage.
 
     Args:
@@ -38,6 +41,7 @@ class StoredStudy:
     """
 
     program: ClassVar[str]  # the command line that works on such studies
+    definition_type: type[D]  # what says what the study is
 
     def __init__(self, name: str, folder: Path, storage: str | None) -> None:
         self.name = name
@@ -82,6 +86,15 @@ class StoredStudy:
                 f"there is no study {self.name} in {without_password(self.url)}; "
                 f"there {'are ' + there if there else 'is none'}"
             ) from error
+
+    def load(self) -> tuple[optuna.Study, D]:
+        """The study and its definition.
+
+        Raises:
+            UserError: there is no such study.
+        """
+        study = self.study()
+        return study, self.definition_type(**study.user_attrs["definition"])
 
     def save(self, storage: str | None, command: Sequence[str]) -> None:
         """What :meth:`find` and :meth:`facts` need; no password goes into a file."""

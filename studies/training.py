@@ -12,15 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from optuna.trial import Trial
 from typing_extensions import override
 
-from callbacks import (
-    FiniteLoss,
-    Mistakes,
-    RunLogger,
-    SignalStatistics,
-    Throughput,
-    TrainingImages,
-)
+from callbacks import FiniteLoss, RunLogger, Throughput
 from errors import UserError
+from studies.interruption import at_once, later
 from train import ExperimentCLI
 
 
@@ -78,7 +72,8 @@ class FitCLI(_FitOnlyCLI):
         quiet = ["--trainer.enable_progress_bar=false"]
         if not keep:
             quiet += ["--trainer.enable_checkpointing=false", "--test_best=false"]
-        super().__init__(["fit", *args, *quiet])
+        with at_once():
+            super().__init__(["fit", *args, *quiet])
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -104,11 +99,12 @@ class FitCLI(_FitOnlyCLI):
     @override
     def own_callbacks(self) -> list[Callback]:
         own = super().own_callbacks() if self.keep else [Throughput(), FiniteLoss()]
-        # A study draws its own figures; a run's would take longer than a short run's epoch.
-        own = [
-            one for one in own if not isinstance(one, Mistakes | SignalStatistics | TrainingImages)
-        ]
         return [*own, *self.extra_callbacks]
+
+    @override
+    def pictures(self) -> list[Callback]:
+        """None: a study draws its own, and a run's would take longer than a short run's epoch."""
+        return []
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -219,12 +215,13 @@ class EpochReport(Callback):
         stop = False
         if trainer.is_global_zero and self.trial is not None:
             study, storage = self.trial.study, self.trial.storage
-            # Trial.report would ignore the epochs of a trial that runs again.
-            storage.set_trial_intermediate_value(self.trial._trial_id, epoch, value)
-            now = storage.get_trial(self.trial._trial_id)
-            # Not after the last epoch, where nothing is left to save; nor before the one that a
-            # trial that runs again had come to, which is the one that a pruner looks at.
-            if now.last_step == epoch < (trainer.max_epochs or 0):
-                stop = study.pruner.prune(study, now)
+            with later():
+                # Trial.report would ignore the epochs of a trial that runs again.
+                storage.set_trial_intermediate_value(self.trial._trial_id, epoch, value)
+                now = storage.get_trial(self.trial._trial_id)
+                # Not after the last epoch, where nothing is left to save; nor before the one that
+                # a trial that runs again had come to, which is the one that a pruner looks at.
+                if now.last_step == epoch < (trainer.max_epochs or 0):
+                    stop = study.pruner.prune(study, now)
         if trainer.strategy.broadcast(stop):
             self.stopped = trainer.should_stop = True

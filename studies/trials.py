@@ -20,6 +20,7 @@ from optuna.trial import Trial, TrialState
 from errors import UserError
 from studies.definition import Definition
 from studies.figures import short_names
+from studies.interruption import at_once
 from studies.queue import STORAGE_ERRORS, Lost, Queue
 from studies.space import Space
 from studies.training import EpochReport, FitCLI, NoSuchMetricError, SeveralProcesses
@@ -131,7 +132,8 @@ class Runner:
                 start_new_session=True,  # Ctrl-C reaches it from here, once
             )
             try:
-                process.wait()
+                with at_once():
+                    process.wait()
             except BaseException:
                 process.terminate()
                 process.wait()

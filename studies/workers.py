@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError
+from studies.interruption import at_once
 from studies.queue import Queue
 
 POLL = 0.5  # seconds between two looks at a queue where others work
@@ -43,7 +44,8 @@ def work(
                     with queue.working_on(trial_id):
                         run(trial_id)
                 elif queue.unfinished():
-                    time.sleep(POLL)
+                    with at_once():
+                        time.sleep(POLL)
                 else:
                     return
                 after()
@@ -96,7 +98,8 @@ class Workers:
         """
         living = list(self.processes)
         while living:
-            time.sleep(POLL)
+            with at_once():
+                time.sleep(POLL)
             for process in [process for process in living if process.poll() is not None]:
                 living.remove(process)
                 if process.returncode:

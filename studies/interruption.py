@@ -1,0 +1,67 @@
+"""When Ctrl-C or SIGTERM ends a study's command: in trainings and waits, not amid its storage.
+
+An exception out of nowhere inside SQLAlchemy leaves connections open and the file locked, and the
+command, which then wants to put its trial back, waits for itself.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_waiting: list[int] = []
+
+
+def _remember(number: int, _: FrameType | None) -> None:
+    if _waiting:  # asked twice
+        raise KeyboardInterrupt
+    _waiting.append(number)
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """Let an interruption wait for the end of the block, or for :func:`at_once`.
+
+    A second one does not wait. Signals that are ignored, as of a shell's background jobs, stay so.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
+    outermost = _remember not in earlier.values()
+    for number, handler in earlier.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _remember)
+    try:
+        yield
+        if outermost and _waiting:
+            raise KeyboardInterrupt
+    finally:
+        if outermost:
+            _waiting.clear()
+        for number, handler in earlier.items():
+            signal.signal(number, handler)  # Lightning ignores SIGINT after an interruption
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Within :func:`later`: nothing that an interruption could harm.
+
+    Raises:
+        KeyboardInterrupt: one waits, or comes.
+    """
+    held = [number for number in _SIGNALS if signal.getsignal(number) is _remember]
+    for number in held:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        if held and _waiting:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        for number in held:
+            signal.signal(number, _remember)

@@ -1,0 +1,40 @@
+"""What the settings of every kind of study have in common."""
+
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile, Namespace
+
+from command_line import Parser
+from errors import UserError
+
+
+def add_settings(parser: Parser, settings: type) -> None:
+    """Add a study's YAML, its name, and the arguments of its settings' class."""
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="The study's YAML.")
+    parser.add_argument(
+        "--name", type=str | None, help="Of the study and its folder; the YAML's unless given."
+    )
+    parser.add_class_arguments(settings, None)
+
+
+def study_name(settings: Namespace) -> str:
+    """``--name``, or the YAML's."""
+    stem = Path(str(settings.config[0])).stem if settings.config else "study"
+    return settings.name or stem
+
+
+def listed(files: list[str] | str) -> list[str]:
+    """A single file may be given without a list around it."""
+    return [files] if isinstance(files, str) else list(files)
+
+
+def check_least(settings: Namespace, **least: float) -> None:
+    """Refuse a setting that is given and too low.
+
+    Raises:
+        UserError: names the setting, its value and the least it may be.
+    """
+    for name, bound in least.items():
+        value = settings[name]
+        if value is not None and value < bound:
+            raise UserError(f"{name} is {value}; expected at least {bound}")
