@@ -476,6 +476,7 @@ def learning_curves(study: Study) -> Figure | None:
         TrialState.PRUNED: {"color": GREY, "linestyle": "--", "marker": "x", "label": "pruned"},
         TrialState.FAIL: {"color": RED, "marker": "x", "label": "failed", "alpha": 1, "zorder": 4},
         TrialState.RUNNING: {"color": PALE, "marker": "o", "label": "still running"},
+        TrialState.WAITING: {"color": PALE, "marker": "o", "label": "interrupted"},
     }
     drawn: list[float] = []
     for trial in trials:

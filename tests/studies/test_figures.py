@@ -271,6 +271,15 @@ def test_learning_curves_tell_states_apart() -> None:
     assert all(line.get_marker() == "x" for line in dashed)
 
 
+def test_a_learning_curve_in_every_state() -> None:
+    study = optuna.create_study()
+    for state in TrialState:
+        value = 0.5 if state == TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=value, intermediate_values={1: 1, 2: 0.5}))
+    drawn = words(learning_curves(study))
+    assert {"still running", "interrupted", "pruned", "failed"} <= set(drawn)
+
+
 def test_dollars_are_no_mathematics() -> None:
     study = optuna.create_study()
     space: dict[str, BaseDistribution] = {

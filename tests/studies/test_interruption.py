@@ -47,11 +47,10 @@ def test_a_second_one_does_not_wait() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_once(number: int) -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), later():
-        with at_once():
-            done.append("before")
-            signal.raise_signal(number)
-            done.append("after")
+    with pytest.raises(KeyboardInterrupt), later(), at_once():
+        done.append("before")
+        signal.raise_signal(number)
+        done.append("after")
     with pytest.raises(KeyboardInterrupt), later():
         signal.raise_signal(number)
         done.append("waits")
