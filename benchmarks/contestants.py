@@ -11,30 +11,32 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+import yaml
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
-from torchvision.datasets import FashionMNIST
+from torchvision.datasets import MNIST, FashionMNIST
 
 from benchmarks.recipes import ROOT
 from datamodules import FashionMNISTDataModule
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
-from studies.training import FitCLI
+from lightning_modules.preprocessing import MinMaxScaling
+from train import ExperimentCLI
 
 WARM_UP = 2  # batches
 # Ours: the precision, layout and batch size that this processor likes.
 BATCH_SIZE = 256
 
 
-def tutorial_network() -> nn.Module:
+def tutorial_network(dropout: float = 0.5) -> nn.Module:
     """The tutorial's optimized network in plain torch; ``OptimizedCNN`` with its defaults."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
@@ -49,15 +51,17 @@ def tutorial_network() -> nn.Module:
         nn.Linear(64 * 7 * 7, 128),
         nn.ReLU(),
         nn.BatchNorm1d(128),
-        nn.Dropout(0.5),
+        nn.Dropout(dropout),
         nn.Linear(128, 10),
     )
 
 
-def tutorial_loader(root: str, batch_size: int, num_workers: int = 0) -> DataLoader[Any]:
+def sample_loader(
+    root: str, batch_size: int, num_workers: int = 0, data_set: type[MNIST] = FashionMNIST
+) -> DataLoader[Any]:
     """Each image decoded, scaled and normalised by itself, every time."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
-    data = FashionMNIST(root, train=True, transform=transform)
+    data = data_set(root, train=True, transform=transform)
     return DataLoader(data, batch_size, shuffle=True, num_workers=num_workers)
 
 
@@ -72,9 +76,8 @@ def timed(batches: Iterable[Any], step: Callable[[Any], None], images: int, size
     return time.perf_counter() - began
 
 
-def tutorial_loop(root: str, images: int) -> float:
-    """The tutorial's loop: batches of 32 in float32, Adam, the loss read after every step."""
-    model = tutorial_network()
+def tutorial_step(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], None]:
+    """One step of the tutorial's loop: float32, Adam, the loss read every time."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     running = 0.0
 
@@ -87,15 +90,49 @@ def tutorial_loop(root: str, images: int) -> float:
         optimizer.step()
         running += loss.item()
 
-    return timed(tutorial_loader(root, 32), step, images, 32)
+    return step
+
+
+def tutorial_loop(root: str, images: int) -> float:
+    """The tutorial's loop in batches of 32."""
+    return timed(sample_loader(root, 32), tutorial_step(tutorial_network()), images, 32)
+
+
+def tutorial_run(root: str, epochs: int, images: int | None = None) -> dict[str, Any]:
+    """The tutorial's whole training: its seconds, and the test accuracy after each epoch.
+
+    Args:
+        root: of the data.
+        epochs: how many.
+        images: of each epoch; all of them unless given.
+    """
+    model = tutorial_network()
+    loader, step = sample_loader(root, 32), tutorial_step(model)
+    test = FashionMNISTDataModule(root)
+    test.setup("test")
+    assert test.test_set is not None
+    inputs = (test.test_set.images / 255 - 0.5) / 0.5
+    found: dict[str, Any] = {"seconds": 0.0, "epoch_seconds": [], "accuracy": []}
+    for _ in range(epochs):
+        began = time.perf_counter()
+        for batch in itertools.islice(loader, images and images // 32):
+            step(batch)
+        found["epoch_seconds"].append(time.perf_counter() - began)
+        model.eval()
+        with torch.no_grad():
+            right = torch.cat([model(part).argmax(1) for part in inputs.split(250)])
+        model.train()
+        found["accuracy"].append((right == test.test_set.labels).float().mean().item())
+    found["seconds"] = sum(found["epoch_seconds"])
+    return found
 
 
 class PlainModule(L.LightningModule):
     """As one writes it after the first page of Lightning's documentation."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = tutorial_network()
+        self.net = net
         self.accuracy = MulticlassAccuracy(10, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -130,29 +167,36 @@ class Clock(L.Callback):
             self.seconds = time.perf_counter() - self.began
 
 
-def plain_lightning(root: str, images: int, num_workers: int = 0) -> float:
-    """A LightningModule over the same data set, in batches of 128."""
+def plain_lightning(
+    root: str,
+    images: int,
+    num_workers: int = 0,
+    network: Callable[[], nn.Module] = tutorial_network,
+    data_set: type[MNIST] = FashionMNIST,
+) -> float:
+    """A LightningModule over the same data set, in batches of 128, with Lightning's defaults."""
     clock = Clock()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=WARM_UP + images // 128,
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(PlainModule(), tutorial_loader(root, 128, num_workers))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            max_epochs=1,
+            limit_train_batches=WARM_UP + images // 128,
+            callbacks=[clock],
+        )
+        trainer.fit(PlainModule(network()), sample_loader(root, 128, num_workers, data_set))
     return clock.seconds
 
 
-def bare_loop(root: str, images: int, batch_size: int = BATCH_SIZE) -> float:
+def bare_loop(root: str, images: int) -> float:
     """Our network, data, precision and layout without Lightning, metrics or logging: the floor."""
     keep_freed_memory()
-    data = FashionMNISTDataModule(root, batch_size=batch_size)
+    data = FashionMNISTDataModule(root, batch_size=BATCH_SIZE)
     data.setup("fit")
-    model = OptimizedCNN(preprocessing=None, channels_last=True)
+    assert data.train_set is not None
+    scaling = MinMaxScaling()
+    scaling.fit(data.train_set.images)
+    model = OptimizedCNN(preprocessing=scaling, channels_last=True)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
 
@@ -165,24 +209,50 @@ def bare_loop(root: str, images: int, batch_size: int = BATCH_SIZE) -> float:
         loss.backward()
         optimizer.step()
 
-    return timed(data.train_dataloader(), step, images, batch_size)
+    return timed(data.train_dataloader(), step, images, BATCH_SIZE)
 
 
-def ours(root: str, images: int, batch_size: int = BATCH_SIZE) -> float:
-    """``train.py fit`` with metrics, logging and callbacks on."""
-    clock = Clock()
-    config = ROOT / "configs" / "tutorial" / "optimized_cnn.yaml"
-    options = [
-        f"--config={config}",
-        f"--data.init_args.root={root}",
-        f"--data.init_args.batch_size={batch_size}",
-        "--model.init_args.channels_last=true",
-        "--model.init_args.lr_scheduler=null",
-        "--trainer.precision=bf16-mixed",
-        "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
-        f"--trainer.limit_train_batches={WARM_UP + images // batch_size}",
-    ]
+class TimedCLI(ExperimentCLI):
+    """``train.py`` as it is, with a clock."""
+
+    def own_callbacks(self) -> list[Callback]:
+        self.clock = Clock()
+        return [*super().own_callbacks(), self.clock]
+
+
+def train_py(root: str, images: int, batch_size: int, *options: str) -> float:
+    """``train.py fit``, one epoch, with everything that is on by default."""
     with tempfile.TemporaryDirectory() as folder:
-        FitCLI(options, Path(folder, "run"), [clock], keep=True)
-    return clock.seconds
+        given = [
+            f"--runs_dir={folder}",
+            f"--data.init_args.root={root}",
+            f"--data.init_args.batch_size={batch_size}",
+            "--trainer.accelerator=cpu",
+            "--trainer.max_epochs=1",
+            f"--trainer.limit_train_batches={WARM_UP + images // batch_size}",
+        ]
+        return TimedCLI(["fit", *options, *given]).clock.seconds
+
+
+def our_cnn(root: str, images: int) -> float:
+    """The tutorial's network, as fast as this processor has it."""
+    return train_py(
+        root,
+        images,
+        BATCH_SIZE,
+        f"--config={ROOT / 'configs' / 'tutorial' / 'optimized_cnn.yaml'}",
+        f"--config={ROOT / 'configs' / 'hardware' / 'cpu_bf16.yaml'}",
+        "--model.init_args.lr_scheduler=null",
+    )
+
+
+def tutorial_mlp() -> nn.Module:
+    """``MLP`` with its defaults in plain torch."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def our_mlp(root: str, images: int) -> float:
+    """``configs/mnist/mlp.yaml`` as it stands."""
+    config = ROOT / "configs" / "mnist" / "mlp.yaml"
+    batch_size = yaml.safe_load(config.read_text())["data"]["init_args"]["batch_size"]
+    return train_py(root, images, batch_size, f"--config={config}")

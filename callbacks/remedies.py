@@ -148,7 +148,7 @@ class _Adviser:
             return  # damaged images take no augmentation
         there = self.classes("data.augmentation")
         mirrored = _class_name(self.config.get("data")) in _MIRRORED
-        if mirrored and "RandomHorizontalFlip" not in there:
+        if mirrored and not there & {"HorizontalFlip", "RandomHorizontalFlip"}:
             self.overlay("augmentation: mirror images", "flip")
         if "data" in self.config and not there & {"RandomAffine", "RandomCrop", "TrivialAugment"}:
             self.overlay("augmentation: shifted and turned images", "affine")

@@ -2,6 +2,7 @@
 
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
+from datamodules.flip import HorizontalFlip
 from datamodules.mixing import CutMix, Mixing, MixUp
 from datamodules.mnist import FashionMNISTDataModule, ImageDataModule, MNISTDataModule
 from datamodules.sources import DataUnavailableError
@@ -11,6 +12,7 @@ __all__ = [
     "CutMix",
     "DataUnavailableError",
     "FashionMNISTDataModule",
+    "HorizontalFlip",
     "ImageDataModule",
     "MNISTDataModule",
     "MixUp",

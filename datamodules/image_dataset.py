@@ -33,7 +33,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.images[index], self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices, device=self.images.device)
         return self.images[chosen], self.labels[chosen]
 
 

@@ -15,6 +15,7 @@ from datamodules.image_dataset import ImageDataset, already_collated, stratified
 from datamodules.mixing import Mixing
 from datamodules.sources import fetch
 from errors import UserError
+from lightning_modules.preprocessing import as_float
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,12 +37,15 @@ class ImageDataModule(LightningDataModule):
             run's own seed, so that runs with different seeds share their splits.
         train_fraction: share of the training split that is used, in (0, 1], stratified by class.
         augmentation: modules applied one after another to every training batch on its device,
-            float ``[N, C, H, W]`` in 0…1 to the same, e.g. from ``kornia.augmentation``.
+            float ``[N, C, H, W]`` in 0…1 to the same, e.g. from ``kornia.augmentation``. One that
+            ``takes_bytes``, and comes before those that do not, gets and returns uint8.
         mixing: applied after it, to training batches only; labels become class probabilities,
             float ``[N, num_classes]``. Of several, every batch draws one.
         missing_fraction: damage on purpose: this share of all pixels is missing, in every split.
             Images are then float32 in 0…1 instead of uint8, NaN where missing.
         outlier_fraction: likewise, a share of pixels with a value of 10, far above white (1).
+        on_device: keep the images where the training runs, so that a GPU gathers its own batches;
+            goes with ``num_workers`` 0.
         num_workers: loader processes. With the data in memory, 0 is the fastest.
         pin_memory: page-locked batches, for a faster copy to a GPU.
         drop_last: leave out a training epoch's last batch where it is smaller than the others.
@@ -66,6 +70,7 @@ class ImageDataModule(LightningDataModule):
         mixing: list[Mixing] | None = None,
         missing_fraction: float = 0.0,
         outlier_fraction: float = 0.0,
+        on_device: bool = False,
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
@@ -110,6 +115,12 @@ class ImageDataModule(LightningDataModule):
         self.mixing = mixing or []
         self.missing_fraction = missing_fraction
         self.outlier_fraction = outlier_fraction
+        if on_device and (num_workers or pin_memory):
+            raise ValueError(
+                f"on_device goes with num_workers 0 and without pin_memory; num_workers is "
+                f"{num_workers}, pin_memory {pin_memory}"
+            )
+        self.on_device = on_device
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.drop_last = drop_last
@@ -151,10 +162,16 @@ class ImageDataModule(LightningDataModule):
                     f"batch_size is {self.batch_size}, but there are {len(train)} training images "
                     "and drop_last leaves out what fills no batch: nothing is left to train on"
                 )
-            self.train_set = ImageDataset(images[train], labels[train])
-            self.val_set = ImageDataset(images[val], labels[val])
+            self.train_set = self._data_set(images[train], labels[train])
+            self.val_set = self._data_set(images[val], labels[val])
         if stage in ("test", "predict", None) and self.test_set is None:
-            self.test_set = ImageDataset(*self._load(train=False))
+            self.test_set = self._data_set(*self._load(train=False))
+
+    def _data_set(self, images: Tensor, labels: Tensor) -> ImageDataset:
+        if self.on_device and self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            images, labels = images.to(device), labels.to(device)
+        return ImageDataset(images, labels)
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """:meth:`load`, damaged as asked for; the same pixels each time."""
@@ -216,11 +233,13 @@ class ImageDataModule(LightningDataModule):
         if self.augmentation is None and not self.mixing:
             return batch
         images, labels = batch
-        images = images if images.is_floating_point() else images.float() / 255
         with torch.no_grad():
-            if self.augmentation is not None:
-                images = self.augmentation(images)
+            for step in self.augmentation or ():
+                if not getattr(step, "takes_bytes", False):
+                    images = as_float(images)
+                images = step(images)
             if self.mixing:
+                images = as_float(images)
                 mix = self.mixing[int(torch.randint(len(self.mixing), ()))]
                 images, labels = mix(images, labels, self.num_classes)
         return images, labels

@@ -51,7 +51,7 @@ class AttentionNet(ImageClassifier):
         check_sizes(width=width, reduction=reduction, hidden_size=hidden_size)
         check_dropout(dropout)
         self.make_activation = activation
-        channels, height, wide = self.image_shape
+        channels, height, wide = self.input_shape
         self.features = nn.Sequential(
             SqueezeExcitation(channels, reduction),
             normed_weight(nn.Conv2d(channels, width, 1), norm),

@@ -11,6 +11,7 @@ from lightning_modules.initialisers import HeUniform, Initialiser
 from lightning_modules.layers import (
     Activation,
     NormName,
+    Residual,
     check_dropout,
     check_sizes,
     hidden_layers,
@@ -33,10 +34,13 @@ class BaselineCNN(ImageClassifier):
         activation: class of the activation, e.g. ``torch.nn.GELU``.
         norm: normalisation after every activation, or None for none. See
             :func:`lightning_modules.layers.norm_layer`.
-        norm_hidden: whether the hidden layer's activation is normalised too.
+        norm_hidden: whether the hidden layer is normalised too.
+        hidden_order: what follows the hidden layer, in which order.
         dropout: probability of dropping a hidden unit before the last layer, in [0, 1).
         order: what follows a convolution, in which order. Pooling first is the cheapest: what
             follows then has a quarter of the pixels.
+        residual: how many convolutions with a shortcut follow in every block. See
+            :class:`lightning_modules.layers.Residual`.
         attention: at the end of every block, or None for none. See
             :class:`lightning_modules.attention.SqueezeExcitation` and
             :class:`lightning_modules.attention.CrissCrossAttention`.
@@ -56,6 +60,7 @@ class BaselineCNN(ImageClassifier):
         activation: Activation = nn.ReLU,
         norm: NormName | None = None,
         norm_hidden: bool = True,
+        hidden_order: Literal["activation-norm", "norm-activation"] = "activation-norm",
         dropout: float = 0.0,
         order: Literal[
             "activation-norm-pool",
@@ -65,6 +70,7 @@ class BaselineCNN(ImageClassifier):
             "pool-activation-norm",
             "pool-norm-activation",
         ] = "activation-norm-pool",
+        residual: int = 0,
         attention: Literal["squeeze_excitation", "criss_cross"] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -73,15 +79,21 @@ class BaselineCNN(ImageClassifier):
         check_dropout(dropout)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}; expected an odd number, at least 1")
+        if residual < 0:
+            raise ValueError(f"residual is {residual}; expected at least 0")
         if sorted(order.split("-")) != ["activation", "norm", "pool"]:
             raise ValueError(
                 f"order is {order!r}; expected activation, norm and pool, each once, e.g. "
                 "'pool-norm-activation'"
             )
-        in_channels, height, wide = self.image_shape
+        if hidden_order not in ("activation-norm", "norm-activation"):
+            raise ValueError(
+                f"hidden_order is {hidden_order!r}; expected activation-norm or norm-activation"
+            )
+        in_channels, height, wide = self.input_shape
         if min(height, wide) >> depth < 1:
             raise ValueError(
-                f"depth is {depth}, but an image of {height}x{wide} pixels can be halved only "
+                f"depth is {depth}, but {height}x{wide} pixels can be halved only "
                 f"{min(height, wide).bit_length() - 1} times"
             )
         pooled_first = order.index("pool") < order.index("norm")
@@ -100,6 +112,8 @@ class BaselineCNN(ImageClassifier):
                 "pool": nn.MaxPool2d(2),
             }
             layers = [normed_weight(conv, norm), *(parts[part] for part in order.split("-"))]
+            for _ in range(residual):
+                layers.append(Residual(channels_out, kernel_size, activation, norm))
             if attention == "squeeze_excitation":
                 layers.append(SqueezeExcitation(channels_out))
             elif attention == "criss_cross":
@@ -115,6 +129,7 @@ class BaselineCNN(ImageClassifier):
             activation,
             norm if norm_hidden else None,
             dropout,
+            norm_first=hidden_order == "norm-activation",
         )
 
     def gain_activation(self) -> nn.Module:

@@ -55,6 +55,8 @@ class ImageClassifier(LightningModule):
             mirror image: twice the work there, none more in training. For data where left and right
             mean the same. Krizhevsky et al. 2012, section 4.1, averages over flips and crops.
         channels_last: keep activations in NHWC order, which CPU and GPU convolutions prefer.
+        compiled: have ``torch.compile`` make kernels for the network, in its first steps; for GPUs
+            and long runs.
 
     Raises:
         ValueError: an argument is out of range, or the optimizer refuses its own arguments.
@@ -78,6 +80,7 @@ class ImageClassifier(LightningModule):
         l2: float = 0.0,
         test_time_flip: bool = False,
         channels_last: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -99,6 +102,8 @@ class ImageClassifier(LightningModule):
             self.save_hyperparameters()
         self.num_classes = num_classes
         self.image_shape = image_shape
+        # What the first layer takes, (channels, height, width).
+        self.input_shape = preprocessing.output_shape(image_shape) if preprocessing else image_shape
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
@@ -111,6 +116,7 @@ class ImageClassifier(LightningModule):
         self.l2 = l2
         self.test_time_flip = test_time_flip
         self.channels_last = channels_last
+        self.compiled = compiled
         self._schedule_lengths: list[dict[str, int]] | None = None
         # In the state_dict, so that weights which were loaded count as initialised.
         self.register_buffer("initialised", torch.tensor(False))
@@ -177,6 +183,8 @@ class ImageClassifier(LightningModule):
         """Initialise the weights and fit the preprocessing, once in a model's life."""
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
+        if self.compiled and self._compiled_call_impl is None:
+            self.compile()
         if stage != "fit":
             return
         if not self.initialised:
@@ -209,7 +217,7 @@ class ImageClassifier(LightningModule):
             )
         train_set = getattr(datamodule, "train_set", None)
         if train_set is not None:
-            return train_set.images
+            return train_set.images.cpu()
         return torch.cat([images for images, _ in datamodule.train_dataloader()])
 
     def on_train_start(self) -> None:
@@ -243,9 +251,9 @@ class ImageClassifier(LightningModule):
         self.train_loss.update(loss.detach().expand(len(images)))
         labels = targets.argmax(dim=1) if targets.is_floating_point() else targets  # mixed ones
         self.train_metrics.update(logits.detach(), labels)
-        self.log("loss", loss, prog_bar=True, logger=False)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+        if self.train_loss.update_count == 1:  # Lightning reads the metrics at the epoch's end
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
     def infer(self, images: Tensor) -> Tensor:
@@ -264,15 +272,17 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self._evaluate(batch, self.val_loss, self.val_metrics)
-        self.log("val/loss", self.val_loss, prog_bar=True)
-        self.log_dict(self.val_metrics, prog_bar=True)
+        if self.val_loss.update_count == 1:
+            self.log("val/loss", self.val_loss, prog_bar=True)
+            self.log_dict(self.val_metrics, prog_bar=True)
         return {"logits": logits}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self._evaluate(batch, self.test_loss, self.test_metrics)
         self.test_class_accuracy.update(logits, batch[1])
-        self.log("test/loss", self.test_loss)
-        self.log_dict(self.test_metrics)
+        if self.test_loss.update_count == 1:
+            self.log("test/loss", self.test_loss)
+            self.log_dict(self.test_metrics)
         return {"logits": logits}
 
     def on_test_epoch_end(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 NormName = Literal["batch", "layer", "group", "instance", "local_response", "weight"]
@@ -53,6 +53,31 @@ def normed_weight(layer: nn.Module, name: NormName | None) -> nn.Module:
     return weight_norm(layer) if name == "weight" else layer
 
 
+class Residual(nn.Module):
+    """A convolution that keeps the shape, with a shortcut: x + activation(norm(conv(x))).
+
+    He et al. 2016, arXiv:1512.03385, "deep residual learning".
+
+    Args:
+        channels: of ``[N, channels, H, W]``, in and out.
+        kernel_size: side of the (odd, square) kernel, in pixels.
+        activation: class of the activation.
+        norm: see :func:`norm_layer`.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, activation: Activation, norm: NormName | None
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
+        self.branch = nn.Sequential(
+            normed_weight(conv, norm), norm_layer(norm, channels, spatial=True), activation()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.branch(features)
+
+
 def hidden_layers(
     features: int,
     hidden_size: int,
@@ -60,16 +85,19 @@ def hidden_layers(
     activation: Activation,
     norm: NormName | None,
     dropout: float,
+    *,
+    norm_first: bool = False,
 ) -> nn.Sequential:
     """From ``[N, …]`` with ``features`` values per image to logits ``[N, num_classes]``.
 
-    Flatten, linear, activation, norm, dropout, linear.
+    Flatten, linear, activation, norm (these two the other way round with ``norm_first``), dropout,
+    linear.
     """
+    between = [activation(), norm_layer(norm, hidden_size, spatial=False)]
     return nn.Sequential(
         nn.Flatten(),
         normed_weight(nn.Linear(features, hidden_size), norm),
-        activation(),
-        norm_layer(norm, hidden_size, spatial=False),
+        *(reversed(between) if norm_first else between),
         nn.Dropout(dropout),
         nn.Linear(hidden_size, num_classes),
     )

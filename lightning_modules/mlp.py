@@ -52,7 +52,7 @@ class MLP(ImageClassifier):
             )
         self.make_activation = activation
         self.layers = hidden_layers(
-            math.prod(self.image_shape), hidden_size, self.num_classes, activation, norm, dropout
+            math.prod(self.input_shape), hidden_size, self.num_classes, activation, norm, dropout
         )
 
     def gain_activation(self) -> nn.Module:

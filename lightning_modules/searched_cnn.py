@@ -161,7 +161,7 @@ class SearchedCNN(ImageClassifier):
         Raises:
             ValueError: pooling where a side has one pixel.
         """
-        channels, height, width = self.image_shape
+        channels, height, width = self.input_shape
         features, head = nn.Sequential(), nn.Sequential(nn.Flatten())
         units = None  # of the hidden layer before; None: there are pixels
         for stage in stages:

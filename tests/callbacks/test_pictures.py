@@ -115,4 +115,10 @@ def test_mistakes_figure_titles_each_image(count: int) -> None:
     label = torch.zeros(count, dtype=torch.int64)
     sure = torch.full((count,), 0.875)
     figure = pictures.mistakes_figure(images, label + 1, label, sure, ["cat", "dog"])
-    assert [axes.get_title() for axes in figure.axes] == ["cat\nnot dog (88%)"] * count
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["cat\nnot dog (88%)"] * count
+    for shown, image, text in zip(axes.images, images, axes.texts, strict=True):
+        assert torch.equal(torch.as_tensor(shown.get_array()), image[0])
+        left, right, bottom, top = shown.get_extent()
+        assert text.get_position() == ((left + right) / 2, top - 1)
+        assert bottom - top == right - left == 28

@@ -38,3 +38,39 @@ def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., train.ExperimentCLI])
     )
     assert cli.trainer.precision == "bf16-mixed"
     assert cli.trainer.global_step == 4
+
+
+@pytest.mark.parametrize("name", ["speedrun", "accurate"])
+def test_the_gpus_recipes_train_on_a_cpu_too(
+    name: str, quick_fit: Callable[..., train.ExperimentCLI]
+) -> None:
+    cli = quick_fit(
+        f"--config={CONFIGS / 'gpu' / f'{name}.yaml'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.check_val_every_n_epoch=1",
+        "--model.compiled=false",  # see below
+        "--data.batch_size=8",
+        "--data.eval_batch_size=50",
+        batches=2,
+    )
+    assert cli.trainer.global_step == 2
+    assert 0 <= cli.trainer.callback_metrics["test/accuracy"] <= 1
+    assert cli.datamodule.train_set.images.device == cli.trainer.strategy.root_device
+
+
+def test_a_compiled_network_is_the_same_network(
+    quick_fit: Callable[..., train.ExperimentCLI],
+) -> None:
+    def losses(compiled: bool) -> tuple[float, float]:
+        cli = quick_fit(
+            f"--config={CONFIGS / 'mlp.yaml'}",
+            "--trainer.precision=32-true",
+            "--data.batch_size=32",
+            "--data.eval_batch_size=32",
+            f"--model.compiled={str(compiled).lower()}",
+        )
+        assert (cli.model._compiled_call_impl is not None) == compiled
+        metrics = cli.trainer.callback_metrics
+        return metrics["test/loss"].item(), metrics["test/accuracy"].item()
+
+    assert losses(compiled=True) == pytest.approx(losses(compiled=False), rel=1e-4)

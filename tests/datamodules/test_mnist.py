@@ -372,6 +372,8 @@ def test_the_data_sets_own_images_are_never_changed(augmented: Loaded) -> None:
         ({"eval_batch_size": -5}, "eval_batch_size is -5; expected at least 1"),
         ({"val_size": -1}, "val_size is -1; expected at least 0"),
         ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
+        ({"on_device": True, "num_workers": 2}, "on_device goes with num_workers 0 .* is 2"),
+        ({"on_device": True, "pin_memory": True}, "without pin_memory; .* pin_memory True"),
         ({"train_fraction": 0.0}, "train_fraction is 0.0; expected 0 < value <= 1"),
         ({"train_fraction": 1.5}, "train_fraction is 1.5; expected 0 < value <= 1"),
         ({"train_fraction": float("nan")}, "train_fraction is nan; expected"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import train
 from lightning_modules import BaselineCNN, MinMaxScaling, OptimizedCNN
+from lightning_modules.layers import Residual
 
 ORDERS = [
     "activation-norm-pool",
@@ -116,6 +117,7 @@ def test_the_optimized_network_with_its_techniques_off_is_the_baseline() -> None
         ({"hidden_size": 7}, 320 + 18_496 + (3136 * 7 + 7) + (7 * 10 + 10)),
         ({"activation": nn.PReLU}, BASELINE_PARAMETERS + 3),
         ({"activation": nn.GELU}, BASELINE_PARAMETERS),
+        ({"residual": 2}, BASELINE_PARAMETERS + 2 * (32 * 32 * 9 + 32 + 64 * 64 * 9 + 64)),
         ({"norm": "batch"}, BASELINE_PARAMETERS + NORM_PARAMETERS),
         ({"norm": "layer"}, BASELINE_PARAMETERS + NORM_PARAMETERS),
         ({"norm": "group"}, BASELINE_PARAMETERS + NORM_PARAMETERS),
@@ -153,6 +155,34 @@ def test_the_parts_of_a_block_follow_the_order(order: Any) -> None:
         assert isinstance(block, nn.Sequential)
         assert [type(layer) for layer in block] == expected
     assert network(images()).shape == (3, 10)
+
+
+def test_residual_convolutions_add_to_what_comes_in() -> None:
+    network = BaselineCNN(width=2, depth=1, residual=1, norm="batch")
+    (whole,) = network.features
+    assert isinstance(whole, nn.Sequential)
+    *block, residual = whole
+    assert isinstance(residual, Residual)
+    kinds = [type(layer) for layer in residual.branch]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    features = nn.Sequential(*block)(torch.rand(4, 1, 28, 28))
+    for weight in residual.parameters():
+        nn.init.zeros_(weight)
+    assert torch.equal(residual(features), features)
+    norm = residual.branch[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    nn.init.ones_(norm.bias)  # its shift alone: one is added
+    torch.testing.assert_close(residual(features), features + 1)
+
+
+def test_the_hidden_layer_follows_its_own_order() -> None:
+    def head(**options: Any) -> list[type]:
+        return [type(layer) for layer in BaselineCNN(norm="batch", width=4, **options).head]
+
+    usual = [nn.Flatten, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Dropout, nn.Linear]
+    assert head() == usual
+    usual[2:4] = reversed(usual[2:4])
+    assert head(hidden_order="norm-activation") == usual
 
 
 def test_pooling_before_a_monotonic_activation_changes_no_logit() -> None:
@@ -223,12 +253,14 @@ def test_dropout_zeroes_its_share_of_hidden_units_in_training_only() -> None:
         ({"dropout": 1.0}, "dropout is 1.0; expected 0 <= value < 1"),
         ({"dropout": -0.1}, "dropout is -0.1; expected"),
         ({"dropout": float("nan")}, "dropout is nan; expected"),
-        ({"depth": 5}, "depth is 5, but an image of 28x28 pixels can be halved only 4 times"),
+        ({"depth": 5}, "depth is 5, but 28x28 pixels can be halved only 4 times"),
         ({"image_shape": (1, 28, 3), "depth": 2}, "28x3 pixels can be halved only 1 times"),
         ({"norm": "spectral"}, "norm is 'spectral'; expected one of .*batch.*layer.*group"),
         ({"order": "pool-activation"}, "order is .*pool-activation"),
         ({"order": "pool-pool-norm"}, "order is .*pool-pool-norm"),
         ({"order": "conv-pool-norm"}, "order is .*conv-pool-norm"),
+        ({"residual": -1}, "residual is -1; expected at least 0"),
+        ({"hidden_order": "norm"}, "hidden_order is 'norm'; expected activation-norm or"),
         ({"num_classes": 1}, "num_classes is 1; a classifier needs at least 2"),
         ({"image_shape": (1, 0, 28)}, r"image_shape is \(1, 0, 28\); expected"),
         ({"image_shape": (28, 28)}, r"image_shape is \(28, 28\); expected"),
@@ -325,7 +357,7 @@ def test_an_activation_is_named_by_its_class_alone(
     ("argument", "messages"),
     [
         ("--model.kernel_size=4", ["kernel_size is 4; expected an odd number"]),
-        ("--model.depth=9", ["depth is 9, but an image of 28x28 pixels"]),
+        ("--model.depth=9", ["depth is 9, but 28x28 pixels"]),
         ("--model.order=pool-activation", ["order", "pool-activation", "pool-norm-activation"]),
         ("--model.norm=spectral", ["norm", "spectral", "instance"]),
         ("--model.widht=3", ["widht"]),

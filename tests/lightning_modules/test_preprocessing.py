@@ -11,10 +11,10 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 import train
-from datamodules import ImageDataModule
+from datamodules import FashionMNISTDataModule, ImageDataModule
 from datamodules.image_dataset import ImageDataset
 from errors import UserError
-from lightning_modules import BaselineCNN, MinMaxScaling
+from lightning_modules import MLP, BaselineCNN, MinMaxScaling, PatchWhitening
 
 
 def plain(*values: int) -> ImageDataset:
@@ -217,3 +217,86 @@ def test_the_command_line_fits_real_images_to_minus_one_to_one(
     images, _ = next(iter(cli.datamodule.val_dataloader()))
     prepared = cli.model.preprocess(images)
     assert (prepared.min().item(), prepared.max().item()) == (-1, 1)
+
+
+# Patch whitening.
+
+
+def real_images(data_root: Path, number: int) -> Tensor:
+    return FashionMNISTDataModule(str(data_root)).load(train=True)[0][:number]
+
+
+def test_whitened_patches_are_decorrelated_with_unit_variance(data_root: Path) -> None:
+    """Both signs after a ReLU: their difference is the direction itself."""
+    images = real_images(data_root, 5000)
+    whitening = PatchWhitening(channels=16, epsilon=1e-6)
+    whitening.fit(images)
+    out = whitening(images / 255)
+    assert (out >= 0).all()
+    directions = (out[:, :8] - out[:, 8:]).transpose(0, 1).flatten(1)
+    second_moments = directions @ directions.T / directions.shape[1]
+    torch.testing.assert_close(second_moments, torch.eye(8), atol=0.02, rtol=0)
+    # The first direction is what patches are most of all: bright or dark.
+    assert whitening.weight[0].sign().unique().numel() == 1
+
+
+def test_all_directions_keep_the_patch(data_root: Path) -> None:
+    whitening = PatchWhitening(channels=32, kernel_size=4, stride=4, epsilon=1e-9)
+    images = real_images(data_root, 50) / 255
+    whitening.fit(images)
+    out = whitening(images)
+    directions = (out[:, :16] - out[:, 16:]).flatten(2)
+    back = torch.linalg.solve(whitening.weight[:16].flatten(1), directions)
+    restored = nn.functional.fold(back, 28, 4, stride=4)
+    torch.testing.assert_close(restored, images, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"channels": 18, "kernel_size": 3}, {"stride": 1}], ids=str
+)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 27, 30)])
+def test_what_comes_out_has_the_announced_shape(
+    options: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    whitening = PatchWhitening(**options)
+    assert whitening(torch.rand(2, *shape)).shape == (2, *whitening.output_shape(shape))
+
+
+def test_the_default_halves_the_image() -> None:
+    assert PatchWhitening().output_shape((1, 28, 28)) == (32, 14, 14)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 7}, "channels is 7; expected an even number, 2 to 32 for patches of 16"),
+        ({"channels": 34}, "channels is 34; expected an even number, 2 to 32"),
+        ({"stride": 5}, "stride is 5; expected 1 to the kernel_size, 4"),
+        ({"epsilon": 0}, "epsilon is 0; expected more than 0"),
+    ],
+)
+def test_patch_whitening_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PatchWhitening(**options)
+
+
+def test_networks_are_built_for_what_comes_out_of_it() -> None:
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    network = BaselineCNN(preprocessing=PatchWhitening(channels=8), width=4, depth=1)
+    assert network.features[0][0].weight.shape == (4, 8, 3, 3)  # type: ignore[index]
+    assert network(images).shape == (2, 10)
+    assert MLP(preprocessing=PatchWhitening(channels=8))(images).shape == (2, 10)
+
+
+def test_the_speedrun_learns_its_patches_from_the_training_split(
+    quick_fit: Callable[..., train.ExperimentCLI], data_root: Path
+) -> None:
+    cli = quick_fit("--config=configs/speedrun.yaml")
+    whitening = cli.model.preprocessing
+    assert isinstance(whitening, PatchWhitening)
+    assert cli.datamodule.train_set is not None
+    expected = PatchWhitening()
+    expected.fit(cli.datamodule.train_set.images)
+    assert whitening.fitted
+    torch.testing.assert_close(whitening.weight, expected.weight, atol=1e-4, rtol=1e-4)
+    assert not any(weight is whitening.weight for weight in cli.model.parameters())

@@ -1,0 +1,121 @@
+"""The benchmarks of speed: contestants train the same networks, and short runs end in a table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import commands, ddp, scaling, step, throughput, time_to_accuracy
+from benchmarks.contestants import tutorial_mlp, tutorial_network, tutorial_run
+from lightning_modules import MLP, OptimizedCNN
+
+SHORT = (
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+)
+
+
+def report(folder: Path, name: str) -> dict[str, Any]:
+    assert (folder / f"{name}.md").read_text().startswith(f"`python -m benchmarks.{name[:4]}")
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("plain", "ours"), [(tutorial_network(), OptimizedCNN()), (tutorial_mlp(), MLP())]
+)
+def test_contestants_train_the_same_network(plain: nn.Module, ours: nn.Module) -> None:
+    shapes = [[tuple(weight.shape) for weight in net.parameters()] for net in (plain, ours)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("network", throughput.CONTESTANTS)
+def test_throughput(
+    network: str, tmp_path: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--network={network}", f"--root={data_root}", f"--results={tmp_path}"]
+    throughput.main([*given, "--turns=1", "--images=512"])
+    speeds = report(tmp_path, f"throughput_{network}")["images_per_second"]
+    assert list(speeds) == list(throughput.CONTESTANTS[network])
+    assert all(speed > 0 for each in speeds.values() for speed in each)
+    shown = capfd.readouterr().out
+    for name in speeds:
+        assert f"| {name} | " in shown
+
+
+def test_the_tutorials_run_learns(data_root: Path) -> None:
+    torch.manual_seed(0)
+    found = tutorial_run(str(data_root), epochs=2, images=3200)
+    assert found["seconds"] == pytest.approx(sum(found["epoch_seconds"]))
+    assert 0.6 < found["accuracy"][0] < found["accuracy"][1] < 0.9
+
+
+def test_time_to_accuracy(tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}", "--trainer.limit_test_batches=1"]
+    time_to_accuracy.main([*given, "--seeds=1", "--epochs=1", "--images=64", *SHORT])
+    found = report(tmp_path, "time_to_accuracy")
+    (theirs,), (ours,) = found["tutorial"], found["speedrun"]
+    assert 0 < theirs["seconds"] < theirs["wall_seconds"]
+    assert 0 < ours["seconds"] < ours["wall_seconds"]
+    ratio = theirs["seconds"] / ours["seconds"]
+    text = (tmp_path / "time_to_accuracy.md").read_text()
+    assert f"| ratio of the means | | {ratio:.1f} | " in text
+    assert f"| 1 | {theirs['accuracy'][0]:.4f} ± 0.0000 | {theirs['seconds']:.1f} |" in text
+
+
+def test_commands(tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--fits=1"]
+    commands.main([*given, *SHORT, "--trainer.limit_test_batches=1"])
+    turns = report(tmp_path, "commands")["turns"]
+    assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, commands.FIT]
+    for (turn,) in turns.values():
+        assert turn["seconds"] > 0.5
+        assert 100 < turn["MB"] < 3000
+    assert turns[commands.MLP][0]["seconds"] > turns[commands.IMPORT][0]["seconds"]
+
+
+def test_ddp(tmp_path: Path, data_root: Path) -> None:
+    ddp.main([f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--steps=2"])
+    one, two = report(tmp_path, "ddp")["images_per_second"].values()
+    assert one[0] > 0
+    assert f"Two processes over one: {two[0] / one[0]:.2f}." in (tmp_path / "ddp.md").read_text()
+
+
+def test_step(tmp_path: Path) -> None:
+    step.main(["--turns=1", "--steps=2", "--batch=32", "--size=256", f"--results={tmp_path}"])
+    found = report(tmp_path, "step")
+    # Two convolutions and two linear layers, forwards and, but for the image's own gradient, twice
+    # backwards; a multiplication and an addition each.
+    conv, second, hidden, last = 9 * 32 * 784, 9 * 32 * 64 * 196, 3136 * 128, 1280
+    assert found["flops_per_step"]["tutorial"] == 2 * 32 * (2 * conv + 3 * (second + hidden + last))
+    for shares in found["shares"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares["convolution"] > 0.05
+        assert shares["other"] < 0.3
+
+
+def test_scaling(tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}"]
+    scaling.main([*given, "--turns=1", "--images=64", "--most=8"])
+    found = report(tmp_path, "scaling")
+    assert list(found["width"]["images_per_second"]) == ["8"]
+    assert list(found["depth"]["images_per_second"]) == ["1", "2", "3", "4"]
+    work = found["depth"]["flops_per_image"]
+    assert work["4"] > 0
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "speeds", "work", "end"),
+    [
+        ("batch size", [100, 180, 200, 201], [1, 1, 1, 1], 4),
+        ("batch size", [100, 200, 400, 800], [1, 1, 1, 1], None),
+        ("width", [400, 200, 60, 15], [1, 2, 8, 32], 4),
+        ("training set, times", [100, 99, 80, 60], [1, 1, 1, 1], 2),
+    ],
+)
+def test_where_it_stops(name: str, speeds: list[float], work: list[float], end: int | None) -> None:
+    assert scaling.stops(name, [1, 2, 4, 8], speeds, work) == end
