@@ -288,7 +288,9 @@ class ExperimentCLI(LightningCLI):
 
     def pictures(self) -> list[Callback]:
         """What draws a run for TensorBoard."""
-        return [TrainingImages(), SignalStatistics(), Mistakes()]
+        # Hooks on the layers would have a compiled network compiled once more.
+        signals = [] if self.model.compiled else [SignalStatistics()]
+        return [TrainingImages(), *signals, Mistakes()]
 
     def _keeps_checkpoints(self) -> bool:
         given = self.config_init[self.subcommand]

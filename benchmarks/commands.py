@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.recipes import ROOT, machine, median_range, save
+from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
 
 IMPORT, HELP, MLP, FIT = (
     "import lightning.pytorch.cli",
@@ -49,7 +49,7 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return {"seconds": seconds, "MB": usage.ru_maxrss / 1e3}
+    return {"seconds": seconds, "MB": usage.ru_maxrss * 1024 / 1e6}
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if name != FIT or turn < options.fits:
                     found.setdefault(name, []).append(measure(command))
                     print(f"{name}: {found[name][-1]['seconds']:.2f} s", flush=True)
-    shown = f"python -m benchmarks.commands --turns {options.turns} --fits {options.fits}"
+    shown = shown_command("benchmarks.commands", arguments)
     text = f"`{shown}`, taking turns, on {machine()}\n\n{table(found)}\n"
     save(
         "commands", text, {"command": shown, "machine": machine(), "turns": found}, options.results

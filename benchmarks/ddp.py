@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.recipes import ROOT, machine, median_range, save
+from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
 
 BATCH = 256
 CONTESTANTS = {"one process": 1, "two DDP processes": 2}
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     one, two = (statistics.median(each) for each in speeds.values())
     lines = ["| | images/s, median (range) |", "|---|---|"]
     lines += [f"| {name} | {median_range(each, ',.0f')} |" for name, each in speeds.items()]
-    shown = f"python -m benchmarks.ddp --turns {options.turns} --steps {options.steps}"
+    shown = shown_command("benchmarks.ddp", arguments)
     text = (
         f"`{shown}`, n = {options.turns} commands of each, taking turns, on {machine()}\n\n"
         + "\n".join(lines)

@@ -50,6 +50,11 @@ def take_turns(
     return printed
 
 
+def shown_command(module: str, arguments: Sequence[str] | None) -> str:
+    """What was typed to run a benchmark."""
+    return " ".join(["python -m", module, *(sys.argv[1:] if arguments is None else arguments)])
+
+
 def median_range(values: Sequence[float], form: str) -> str:
     """``12.3 (11.9 to 12.8)``."""
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -112,7 +117,7 @@ def main() -> None:
         runs.append(run(options.configs, seed, arguments))
         reached = runs[-1]["test"]["test/accuracy"]
         print(f"seed {seed}: {reached:.4f} in {runs[-1]['wall_seconds']:.1f} s", flush=True)
-    command = f"python -m benchmarks.recipes {' '.join(sys.argv[1:])}"
+    command = shown_command("benchmarks.recipes", None)
     text = f"`{command}` on {machine()}, torch {runs[0]['versions']['torch']}\n\n{table(runs)}\n"
     report = {"command": command, "machine": machine(), "runs": runs}
     save(name, text, report, options.results)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.step
 
-The peak is the best rate of a large bfloat16 matrix product. A step is one of the bare loop
-(``benchmarks/contestants.py``); its floating-point operations are those that ``torch.utils``'
+The peak is the median rate of a large bfloat16 matrix product. A step is forward, backward and Adam
+on a batch of random images, without a loader; its floating-point operations are those that torch's
 counter sees: convolutions and matrix products, forward and backward. The profile is torch's own,
 by operator; it slows the step somewhat, so that it gives shares, not seconds.
 Prints Markdown tables and writes them to ``results/benchmarks/step.{md,json}``.
@@ -23,28 +23,35 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.recipes import ROOT, machine, median_range, save
+from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
 # Kinds of work, by what their operators' names contain; the first that fits.
 KINDS = {
-    "convolution": ("convolution", "conv"),
+    "autograd's own": ("autograd::",),
+    "convolution": ("conv",),
     "matrix product": ("mm", "linear", "matmul"),
     "pooling": ("pool",),
     "batch norm": ("batch_norm",),
-    "activation, dropout": ("relu", "threshold", "dropout", "bernoulli", "gelu"),
+    "activation, dropout": ("relu", "clamp_min", "threshold", "dropout", "bernoulli"),
     "loss": ("softmax", "nll", "cross_entropy"),
-    "optimizer": ("adam", "optimizer", "foreach", "lerp", "addcdiv", "addcmul", "sqrt"),
-    "copies and casts": ("copy", "_to", "to", "contiguous", "clone", "fill", "zero", "empty"),
+    "optimizer": ("optimizer", "::lerp", "::addc", "::sqrt", "::mul_", "::div", "::add_"),
+    "copies, casts, fills": ("copy", "::to", "contiguous", "clone", "fill", "zero", "empty"),
 }
 
 
+def kind_of(operator: str) -> str:
+    """Of an operator as the profiler names it, e.g. ``aten::max_pool2d``."""
+    name = operator.lower()
+    return next((k for k, parts in KINDS.items() if any(p in name for p in parts)), "other")
+
+
 def networks() -> dict[str, nn.Module]:
-    """The tutorial's network, and the one of our short recipe."""
+    """The tutorial's network, and that of our short recipe."""
     return {
         "tutorial": OptimizedCNN(channels_last=True),
-        "configs/optimized_cnn.yaml": OptimizedCNN(
+        "network of configs/optimized_cnn.yaml": OptimizedCNN(
             channels_last=True, order="pool-norm-activation", hidden_size=256, dropout=0.2
         ),
     }
@@ -99,9 +106,7 @@ def shares(step: Callable[[], None], repeats: int) -> dict[str, float]:
             step()
     spent = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in profiler.key_averages():
-        name = event.key.lower()
-        kind = next((k for k, parts in KINDS.items() if any(p in name for p in parts)), "other")
-        spent[kind] += event.self_cpu_time_total
+        spent[kind_of(event.key)] += event.self_cpu_time_total
     whole = sum(spent.values())
     return {kind: time / whole for kind, time in spent.items()}
 
@@ -141,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines += ["", f"| share of the time | {' | '.join(where)} |", "|---" * (len(where) + 1) + "|"]
     for kind in [*KINDS, "other"]:
         lines.append(f"| {kind} | {' | '.join(f'{found[kind]:.1%}' for found in where.values())} |")
-    shown = f"python -m benchmarks.step --turns {options.turns} --batch {options.batch}"
+    shown = shown_command("benchmarks.step", arguments)
     text = (
         f"`{shown}`, n = {options.turns} turns of {options.steps} steps, on {machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n"

@@ -23,7 +23,7 @@ from torchvision.datasets import MNIST
 
 from benchmarks import contestants
 from benchmarks.contestants import plain_lightning
-from benchmarks.recipes import ROOT, machine, median_range, save, take_turns
+from benchmarks.recipes import ROOT, machine, median_range, save, shown_command, take_turns
 from train import quiet
 
 _plain_mlp = partial(plain_lightning, network=contestants.tutorial_mlp, data_set=MNIST)
@@ -39,6 +39,7 @@ CONTESTANTS: dict[str, dict[str, Callable[[str, int], float]]] = {
         "plain Lightning": _plain_mlp,
         "plain Lightning, 2 workers": partial(_plain_mlp, num_workers=2),
         "train.py": contestants.our_mlp,
+        "train.py, batches of 512": partial(contestants.our_mlp, batch_size=512),
     },
 }
 
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.images % 512:
+        parser.error(f"--images is {options.images}; expected a multiple of 512, whole batches")
     among = CONTESTANTS[options.network]
     if options.one:
         quiet()
@@ -74,10 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     given = (f"--network={options.network}", f"--images={options.images}", f"--root={options.root}")
     speeds = take_turns("benchmarks.throughput", among, options.turns, *given)
-    shown = (
-        f"python -m benchmarks.throughput --network {options.network} --turns {options.turns} "
-        f"--images {options.images}"
-    )
+    shown = shown_command("benchmarks.throughput", arguments)
     text = (
         f"`{shown}`, n = {options.turns} processes of each, taking turns, on {machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{table(speeds)}\n"

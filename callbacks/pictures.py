@@ -206,7 +206,7 @@ def mistakes_figure(
     rows = -(-len(images) // columns)
     width, height = columns * (side + gap) + gap, rows * (images.shape[-2] + title + gap)
     figure = _figure(9, 9 * height / width)
-    # One pair of axes for all: 25 of them take matplotlib half a second.
+    # One pair of axes for all: laying out 25 of them takes matplotlib longer than a short epoch.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for i, image in enumerate(images[:, 0]):

@@ -43,5 +43,8 @@ class ProgressBar(TQDMProgressBar):
         metrics.pop("v_num", None)
         if "images/s" in metrics:
             metrics["images/s"] = f"{metrics['images/s']:.0f}"
-        # Logging it would cost more in every step than drawing it now and then.
-        return metrics if self._loss is None else {"loss": self._loss.item(), **metrics}
+        if self._loss is None:
+            return metrics
+        # Logging it would cost more in every step than reading it now and then. Lightning has
+        # divided it where several batches make one step.
+        return {"loss": self._loss.item() * trainer.accumulate_grad_batches, **metrics}

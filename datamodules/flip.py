@@ -7,8 +7,7 @@ from torch import Tensor, nn
 class HorizontalFlip(nn.Module):
     """Mirror each image left to right, by chance.
 
-    On a CPU about a tenth of what kornia's ``RandomHorizontalFlip`` takes, since it works on bytes:
-    a quarter of the memory, and no check for missing pixels afterwards.
+    kornia's ``RandomHorizontalFlip``, for bytes, so that nothing need be made float for it.
 
     Args:
         p: probability, for each image by itself.

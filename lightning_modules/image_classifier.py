@@ -55,8 +55,8 @@ class ImageClassifier(LightningModule):
             mirror image: twice the work there, none more in training. For data where left and right
             mean the same. Krizhevsky et al. 2012, section 4.1, averages over flips and crops.
         channels_last: keep activations in NHWC order, which CPU and GPU convolutions prefer.
-        compiled: have ``torch.compile`` make kernels for the network, in its first steps; for GPUs
-            and long runs.
+        compiled: have ``torch.compile`` make kernels for the network in the first steps of a fit,
+            which takes a while and, on a CPU, a C++ compiler; for one process.
 
     Raises:
         ValueError: an argument is out of range, or the optimizer refuses its own arguments.
@@ -183,10 +183,16 @@ class ImageClassifier(LightningModule):
         """Initialise the weights and fit the preprocessing, once in a model's life."""
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
-        if self.compiled and self._compiled_call_impl is None:
-            self.compile()
         if stage != "fit":
             return
+        if self.compiled and self._compiled_call_impl is None:
+            if self.trainer.world_size > 1:
+                raise UserError(
+                    f"compiled is for one process, and this run has {self.trainer.world_size}: set "
+                    "--model.compiled false"
+                )
+            # Kernels for each batch size by itself: training's are the faster for it.
+            self.compile(dynamic=False)
         if not self.initialised:
             if self.initialiser is not None:
                 self.initialiser(self, self.gain_activation())
@@ -235,6 +241,20 @@ class ImageClassifier(LightningModule):
         offset = self.trainer.global_rank + self.trainer.world_size * self.trainer.current_epoch
         if offset:
             torch.manual_seed(torch.initial_seed() + offset)
+
+    # What an interrupted epoch left behind must not count in the next one.
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train_metrics.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_loss.reset()
+        self.val_metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.test_loss.reset()
+        self.test_metrics.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch

@@ -161,9 +161,9 @@ class PatchWhitening(Preprocessor):
 
     A fixed first layer instead of a trained one: a convolution with the leading eigenvectors of the
     training images' patches, each divided by sqrt(λ + ε), once with either sign, and a ReLU; so
-    nothing is lost, and nothing flows back. With ``stride`` 2 what follows has a quarter of the
-    pixels. Page 2022 (the first layer of "ResNet-9" in seconds); Jordan 2024, arXiv:2404.00498,
-    section 3.2; both signs: Shang et al. 2016, arXiv:1603.05201.
+    no sign is lost. Nothing flows back through it. With ``stride`` 2 what follows has a quarter of
+    the pixels. Page 2019, "How to train your ResNet 8: bag of tricks"; Jordan 2024,
+    arXiv:2404.00498; both signs: Shang et al. 2016, arXiv:1603.05201.
 
     Args:
         channels: of the result, two per direction; at most twice the pixels of a patch.

@@ -102,7 +102,7 @@ def _training_accuracy(cli: FitCLI) -> float:
         size = cli.datamodule.eval_batch_size
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
             logits = model.infer(batch.to(model.device))
-            right += int((logits.argmax(dim=1).cpu() == target).sum())
+            right += int((logits.argmax(dim=1).cpu() == target.cpu()).sum())
     return right / len(labels)
 
 

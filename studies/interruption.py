@@ -20,6 +20,11 @@ def _remember(number: int, _: FrameType | None) -> None:
     _waiting.append(number)
 
 
+def _come(number: int, _: FrameType | None) -> None:
+    _waiting.append(number)  # so that another one, later, does not wait
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def later() -> Iterator[None]:
     """Let an interruption wait for the end of the block, or for :func:`at_once`.
@@ -34,10 +39,10 @@ def later() -> Iterator[None]:
         return
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
     outermost = _remember not in earlier.values()
-    for number, handler in earlier.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, _remember)
     try:
+        for number, handler in earlier.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _remember)
         yield
         if outermost and _waiting:
             raise KeyboardInterrupt
@@ -56,9 +61,9 @@ def at_once() -> Iterator[None]:
         KeyboardInterrupt: one waits, or comes.
     """
     held = [number for number in _SIGNALS if signal.getsignal(number) is _remember]
-    for number in held:
-        signal.signal(number, signal.default_int_handler)
     try:
+        for number in held:
+            signal.signal(number, _come)
         if held and _waiting:
             raise KeyboardInterrupt
         yield

@@ -73,7 +73,7 @@ def test_commands(tmp_path: Path, data_root: Path) -> None:
     assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, commands.FIT]
     for (turn,) in turns.values():
         assert turn["seconds"] > 0.5
-        assert 100 < turn["MB"] < 3000
+        assert turn["MB"] > 0
     assert turns[commands.MLP][0]["seconds"] > turns[commands.IMPORT][0]["seconds"]
 
 
@@ -94,7 +94,24 @@ def test_step(tmp_path: Path) -> None:
     for shares in found["shares"].values():
         assert sum(shares.values()) == pytest.approx(1)
         assert shares["convolution"] > 0.05
-        assert shares["other"] < 0.3
+        assert shares["other"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten::max_pool2d_with_indices_backward", "pooling"),
+        ("autograd::engine::evaluate_function: ToCopyBackward0", "autograd's own"),
+        ("aten::_to_copy", "copies, casts, fills"),
+        ("aten::native_batch_norm", "batch norm"),
+        ("aten::clamp_min", "activation, dropout"),
+        ("aten::lerp_", "optimizer"),
+        ("aten::index", "other"),
+    ],
+)
+def test_operators_are_of_their_kind(operator: str, kind: str) -> None:
+    assert step.kind_of(operator) == kind
 
 
 def test_scaling(tmp_path: Path, data_root: Path) -> None:

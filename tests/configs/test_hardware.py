@@ -1,5 +1,6 @@
 """The hardware overlays compose with every recipe, and the CPU's trains."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def test_the_gpus_recipes_train_on_a_cpu_too(
     )
     assert cli.trainer.global_step == 2
     assert 0 <= cli.trainer.callback_metrics["test/accuracy"] <= 1
-    assert cli.datamodule.train_set.images.device == cli.trainer.strategy.root_device
 
 
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_is_the_same_network(
     quick_fit: Callable[..., train.ExperimentCLI],
 ) -> None:
@@ -66,7 +67,7 @@ def test_a_compiled_network_is_the_same_network(
             f"--config={CONFIGS / 'mlp.yaml'}",
             "--trainer.precision=32-true",
             "--data.batch_size=32",
-            "--data.eval_batch_size=32",
+            "--data.eval_batch_size=50",
             f"--model.compiled={str(compiled).lower()}",
         )
         assert (cli.model._compiled_call_impl is not None) == compiled

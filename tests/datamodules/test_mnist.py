@@ -362,6 +362,18 @@ def test_the_data_sets_own_images_are_never_changed(augmented: Loaded) -> None:
     assert torch.equal(split(module, "train")[0], before)
 
 
+def test_on_device_the_images_are_where_the_training_is(loaded: Loaded) -> None:
+    module = FashionMNISTDataModule(root=str(loaded().root), on_device=True)
+    strategy = SimpleNamespace(root_device=torch.device("meta"))  # any but the CPU
+    module.trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
+    module.setup("fit")
+    for name in ("train", "val"):
+        assert {part.device.type for part in split(module, name)} == {"meta"}
+    assert module.train_set is not None
+    images, labels = module.train_set.__getitems__([1, 2])
+    assert (images.shape, labels.shape) == ((2, 1, 28, 28), (2,))
+
+
 # What is refused.
 
 

@@ -59,6 +59,19 @@ def test_at_once(number: int) -> None:
     assert done == ["before", "waits"]
 
 
+def test_after_one_that_came_at_once_another_does_not_wait() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), later():
+        try:
+            with at_once():
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            done.append("putting things back")
+            signal.raise_signal(signal.SIGINT)
+            done.append("more")
+    assert done == ["putting things back"]
+
+
 def test_within_at_once_a_block_may_hold_it_up_again() -> None:
     done = []
     with later(), at_once():
