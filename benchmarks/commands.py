@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
+from benchmarks.recipes import ROOT, median_range, save, shown_command
 
 IMPORT, HELP, MLP, FIT = (
     "import lightning.pytorch.cli",
@@ -83,10 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
                     found.setdefault(name, []).append(measure(command))
                     print(f"{name}: {found[name][-1]['seconds']:.2f} s", flush=True)
     shown = shown_command("benchmarks.commands", arguments)
-    text = f"`{shown}`, taking turns, on {machine()}\n\n{table(found)}\n"
-    save(
-        "commands", text, {"command": shown, "machine": machine(), "turns": found}, options.results
-    )
+    save(options.results / "commands", shown, "taking turns", table(found), turns=found)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torchvision import transforms
 from torchvision.datasets import MNIST, FashionMNIST
 
 from benchmarks.recipes import ROOT
+from benchmarks.step import bfloat16_step
 from datamodules import FashionMNISTDataModule
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
@@ -199,17 +200,7 @@ def bare_loop(root: str, images: int) -> float:
     scaling.fit(data.train_set.images)
     model = OptimizedCNN(preprocessing=scaling, channels_last=True)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
-
-    def step(batch: tuple[Tensor, Tensor]) -> None:
-        inputs, labels = batch
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
+    step = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001, fused=True))
     return timed(data.train_dataloader(), step, images, BATCH_SIZE)
 
 

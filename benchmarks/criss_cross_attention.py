@@ -13,7 +13,6 @@ import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.recipes import ROOT, machine, median_range, save
+from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
 from lightning_modules import CrissCrossAttention
 
 # Images, channels, height and width.
@@ -159,17 +158,17 @@ def main(arguments: list[str] | None = None) -> None:
         for size in sizes
         for channels_last in (False, True)
     ]
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m benchmarks.criss_cross_attention", *given])
     where = f"{machine()}, {options.threads} thread(s)"
     if options.device == "cuda":
-        where = torch.cuda.get_device_name()
-    text = (
-        f"`{command}` on {where}, torch {torch.__version__}; n = {options.repeats} steps of each, "
-        f"forward and backward, float32, taking turns\n\n{table(results, options.device)}\n"
+        where = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    save(
+        options.results / "criss_cross_attention",
+        shown_command("benchmarks.criss_cross_attention", arguments),
+        f"n = {options.repeats} steps of each, forward and backward, float32, taking turns",
+        table(results, options.device),
+        where=where,
+        results=results,
     )
-    report = {"command": command, "machine": where, "torch": torch.__version__, "results": results}
-    save("criss_cross_attention", text, report, options.results)
 
 
 if __name__ == "__main__":

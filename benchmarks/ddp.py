@@ -8,42 +8,35 @@ Prints a Markdown table and writes it to ``results/benchmarks/ddp.{md,json}``.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
+from benchmarks import recipes
+from benchmarks.recipes import ROOT, median_range, save, shown_command
 
+CONFIG = ROOT / "configs" / "optimized_cnn.yaml"
 BATCH = 256
 CONTESTANTS = {"one process": 1, "two DDP processes": 2}
 
 
 def speed(processes: int, root: str, steps: int) -> float:
     """Images per second of two epochs."""
-    cores = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as runs:
-        command = [
-            *(sys.executable, "train.py", "fit", "--config=configs/optimized_cnn.yaml"),
-            f"--data.root={root}",
-            f"--data.batch_size={BATCH // processes}",
-            "--trainer.accelerator=cpu",
-            f"--trainer.devices={processes}",
-            *(["--trainer.strategy=ddp"] if processes > 1 else []),
-            "--trainer.max_epochs=2",
-            f"--trainer.limit_train_batches={steps}",
-            "--trainer.limit_val_batches=1",
-            "--trainer.enable_progress_bar=false",
-            "--test_best=false",
-            f"--runs_dir={runs}",
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes))}
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
-        (summary,) = Path(runs).glob("**/summary.json")
-        return json.loads(summary.read_text())["images_per_second"]
+    arguments = [
+        f"--data.root={root}",
+        f"--data.batch_size={BATCH // processes}",
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={processes}",
+        f"--trainer.strategy={'ddp' if processes > 1 else 'auto'}",
+        "--trainer.max_epochs=2",
+        f"--trainer.limit_train_batches={steps}",
+        "--trainer.limit_val_batches=1",
+        "--trainer.enable_progress_bar=false",
+        "--test_best=false",
+    ]
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    summary = recipes.run([CONFIG], 0, arguments, {"OMP_NUM_THREADS": str(threads)})
+    return summary["images_per_second"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,14 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
     one, two = (statistics.median(each) for each in speeds.values())
     lines = ["| | images/s, median (range) |", "|---|---|"]
     lines += [f"| {name} | {median_range(each, ',.0f')} |" for name, each in speeds.items()]
-    shown = shown_command("benchmarks.ddp", arguments)
-    text = (
-        f"`{shown}`, n = {options.turns} commands of each, taking turns, on {machine()}\n\n"
-        + "\n".join(lines)
-        + f"\n\nTwo processes over one: {two / one:.2f}.\n"
+    lines += ["", f"Two processes over one: {two / one:.2f}."]
+    save(
+        options.results / "ddp",
+        shown_command("benchmarks.ddp", arguments),
+        f"n = {options.turns} commands of each, taking turns",
+        "\n".join(lines),
+        images_per_second=speeds,
     )
-    report = {"command": shown, "machine": machine(), "images_per_second": speeds}
-    save("ddp", text, report, options.results)
 
 
 if __name__ == "__main__":

@@ -391,7 +391,7 @@ def main(arguments: list[str] | None = None) -> None:
         runs = collect(options, known["runs"], path)
     thresholds = fit(groups(runs)["Thresholds set on these"])
     command = "python -m benchmarks.diagnosis"
-    text = f"`{command}` on {machine()}, torch {torch.__version__}; "
+    text = f"`{command}` on {machine()}; "
     text += f"n = {len(runs)} of {len(planned(options.seeds))} runs\n\n"
     text += report(runs, thresholds)
     write(options.results / "diagnosis.md", text)

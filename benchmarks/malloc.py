@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from benchmarks.recipes import ROOT, machine, median_range, save, take_turns
+from benchmarks.recipes import ROOT, median_range, save, shown_command, take_turns
+from benchmarks.step import bfloat16_step
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
@@ -35,7 +35,7 @@ def turn(kept: bool, images: int) -> dict[str, dict[str, float]]:
         )
     torch.manual_seed(0)
     model = OptimizedCNN().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    train = bfloat16_step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
     data = torch.rand(images, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (images,))
     found = {}
@@ -44,19 +44,17 @@ def turn(kept: bool, images: int) -> dict[str, dict[str, float]]:
         for measured in (False, True):  # the first pass warms up
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             began = time.perf_counter()
-            for x, y in zip(data.split(batch), labels.split(batch), strict=True):
-                with torch.set_grad_enabled(name == "train"):
-                    with torch.autocast("cpu", torch.bfloat16):
-                        logits = model(x)
-                    if name == "train":
-                        F.cross_entropy(logits.float(), y).backward()
-                        optimizer.step()
-                        optimizer.zero_grad()
+            for part in zip(data.split(batch), labels.split(batch), strict=True):
+                if name == "train":
+                    train(part)
+                    continue
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    model(part[0])
             if measured:
                 seconds = time.perf_counter() - began
                 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
                 found[f"{name} {batch}"] = {"speed": images / seconds, "faults": faults / images}
-    found["peak"] = {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    found["peak"] = {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
     return found
 
 
@@ -97,13 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
         return
     images = f"--images={options.images}"
     turns = take_turns("benchmarks.malloc", CONTESTANTS, options.turns, images)
-    shown = f"python -m benchmarks.malloc --turns {options.turns} --images {options.images}"
-    text = (
-        f"`{shown}`, n = {options.turns} processes of each, taking turns, median (range), on "
-        f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n"
-        f"{table(turns)}\n"
+    save(
+        options.results / "malloc",
+        shown_command("benchmarks.malloc", arguments),
+        f"n = {options.turns} processes of each, taking turns, median (range)",
+        table(turns),
+        turns=turns,
     )
-    save("malloc", text, {"command": shown, "machine": machine(), "turns": turns}, options.results)
 
 
 if __name__ == "__main__":

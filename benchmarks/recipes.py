@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,30 @@ ROOT = Path(__file__).parent.parent
 
 
 def machine() -> str:
-    """The processor and how many of its cores this process may use."""
+    """The processor, how many of its cores this process may use, and torch's version."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
-    return f"{len(os.sched_getaffinity(0))} cores of {name}, Python {platform.python_version()}"
+    cores, python = len(os.sched_getaffinity(0)), platform.python_version()
+    return f"{cores} cores of {name}, Python {python}, torch {version('torch')}"
+
+
+def one_turn(module: str, contestant: str, *options: str) -> Any:
+    """What ``python -m module --one=<contestant>`` prints last, which is JSON."""
+    command = [sys.executable, "-m", module, *options, f"--one={contestant}"]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def take_turns(
     module: str, contestants: Iterable[str], turns: int, *options: str
 ) -> dict[str, list[Any]]:
-    """Run ``python -m module --one <contestant>``, one after another, so many times each.
-
-    Returns:
-        By contestant what each of its processes printed last, which is JSON.
-    """
-    command = [sys.executable, "-m", module, *options, "--one"]
+    """By contestant what its turns print, one after another, so many each."""
     printed: dict[str, list[Any]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, found in printed.items():
-            done = subprocess.run([*command, name], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+            found.append(one_turn(module, name, *options))
     return printed
 
 
@@ -61,20 +64,46 @@ def median_range(values: Sequence[float], form: str) -> str:
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
-def save(name: str, text: str, report: dict[str, Any], folder: Path) -> None:
-    """Print a benchmark's table, and write it beside what it was made from."""
-    write(folder / f"{name}.md", text)
-    write(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
+def mean_spread(values: Sequence[float], form: str) -> str:
+    """``12.3 ± 0.5``, the standard deviation; 0 of a single value."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):{form}} ± {spread:{form}}"
+
+
+def save(
+    path: Path, command: str, how: str, table: str, *, where: str | None = None, **found: Any
+) -> None:
+    """Print a benchmark's table, and write it beside what it was made from.
+
+    Args:
+        path: of both files, without their suffixes.
+        command: that was typed.
+        how: n, and what else one must know to read the table.
+        table: Markdown.
+        where: the machine; this one unless given.
+        found: what the table was made from, for the JSON.
+    """
+    where = where or machine()
+    text = f"`{command}` on {where}; {how}\n\n{table}\n"
+    report = {"command": command, "machine": where, **found}
+    write(path.with_suffix(".md"), text)
+    write(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     print(f"\n{text}")
 
 
-def run(configs: list[Path], seed: int, arguments: list[str]) -> dict[str, Any]:
+def run(
+    configs: list[Path],
+    seed: int,
+    arguments: list[str],
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Fit and test once; the run's summary, and its ``wall_seconds`` from start to end."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "fit", *(f"--config={path}" for path in configs)]
         command += ["--seed_everything", str(seed), "--runs_dir", folder, *arguments]
         began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        own = {**os.environ, **(environment or {})}
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=own)
         wall = time.perf_counter() - began
         (summary,) = Path(folder).glob("**/summary.json")
         return {"seed": seed, "wall_seconds": wall, **json.loads(summary.read_text())}
@@ -84,10 +113,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation over the runs, as Markdown."""
 
     def line(name: str, values: list[float], form: str) -> str:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        mean = statistics.fmean(values)
         each = ", ".join(format(value, form) for value in values)
-        return f"| {name} | {mean:{form}} ± {spread:{form}} | {each} |"
+        return f"| {name} | {mean_spread(values, form)} | {each} |"
 
     return "\n".join(
         [
@@ -118,9 +145,7 @@ def main() -> None:
         reached = runs[-1]["test"]["test/accuracy"]
         print(f"seed {seed}: {reached:.4f} in {runs[-1]['wall_seconds']:.1f} s", flush=True)
     command = shown_command("benchmarks.recipes", None)
-    text = f"`{command}` on {machine()}, torch {runs[0]['versions']['torch']}\n\n{table(runs)}\n"
-    report = {"command": command, "machine": machine(), "runs": runs}
-    save(name, text, report, options.results)
+    save(options.results / name, command, "one after another", table(runs), runs=runs)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,15 @@ import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
 
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, mean_spread, save, shown_command
 from studies.architecture import Architecture
 from studies.paired_statistics import t_interval
 from studies.reinforce import ReinforceSampler
@@ -85,10 +83,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     ]
     for name in results["random"][0]:
         each = {sampler: [run[name] for run in runs] for sampler, runs in results.items()}
-        means = [
-            f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
-            for values in (each["REINFORCE"], each["random"])
-        ]
+        means = [mean_spread(values, ".3f") for values in (each["REINFORCE"], each["random"])]
         differences = [a - b for a, b in zip(each["REINFORCE"], each["random"], strict=True)]
         low, high = t_interval(differences)
         lines.append(
@@ -117,29 +112,23 @@ def main(arguments: list[str] | None = None) -> None:
             began = time.perf_counter()
             measured[name].append(measures(rewards(sampler(seed), options.trials)))
             seconds[name] += time.perf_counter() - began
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m benchmarks.reinforce", *given])
     milliseconds = {
         name: 1e3 * total / options.seeds / options.trials for name, total in seconds.items()
     }
-    versions = {"torch": torch.__version__, "optuna": optuna.__version__}
-    text = (
-        f"`{command}` on {machine()}, 1 thread, torch {versions['torch']}, optuna "
-        f"{versions['optuna']}; n = {options.seeds} seeds of {options.trials} trials for each "
-        f"sampler, mean ± standard deviation, paired by seed. The optimum is 1.0. A trial took "
-        f"{milliseconds['REINFORCE']:.1f} ms by REINFORCE and {milliseconds['random']:.1f} ms at "
-        f"random.\n\n{table(measured)}\n"
+    save(
+        options.results / "reinforce",
+        shown_command("benchmarks.reinforce", arguments),
+        f"1 thread, optuna {optuna.__version__}; n = {options.seeds} seeds of {options.trials} "
+        f"trials for each sampler, mean ± standard deviation, paired by seed. The optimum is 1.0. "
+        f"A trial took {milliseconds['REINFORCE']:.1f} ms by REINFORCE and "
+        f"{milliseconds['random']:.1f} ms at random.",
+        table(measured),
+        versions={"torch": torch.__version__, "optuna": optuna.__version__},
+        trials=options.trials,
+        target=TARGET,
+        milliseconds_per_trial=milliseconds,
+        measures=measured,
     )
-    report: dict[str, Any] = {
-        "command": command,
-        "machine": machine(),
-        "versions": versions,
-        "trials": options.trials,
-        "target": TARGET,
-        "milliseconds_per_trial": milliseconds,
-        "measures": measured,
-    }
-    save("reinforce", text, report, options.results)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,16 @@ import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports
 
 import argparse
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
-from benchmarks.step import flops
+from benchmarks.recipes import ROOT, median_range, save, shown_command
+from benchmarks.step import bfloat16_step, flops, seconds
 from datamodules import FashionMNISTDataModule
 from datamodules.image_dataset import ImageDataset
 from glibc_malloc import keep_freed_memory
@@ -69,8 +67,8 @@ class Work:
             preprocessing=scaling,
             channels_last=True,
         )
-        self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001)
+        model = model.to(memory_format=torch.channels_last)
+        self.train = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001))
         self.batches = self._endless()
         self.flops = flops(self.step) / self.batch
 
@@ -79,22 +77,11 @@ class Work:
             yield from self.module.train_dataloader()
 
     def step(self) -> None:
-        images, labels = next(self.batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.train(next(self.batches))
 
     def speed(self, images: int) -> float:
         """Images per second."""
-        self.step()
-        steps = max(2, images // self.batch)
-        began = time.perf_counter()
-        for _ in range(steps):
-            self.step()
-        return steps * self.batch / (time.perf_counter() - began)
+        return self.batch / seconds(self.step, max(2, images // self.batch))
 
 
 def stops(name: str, values: list[int], speeds: list[float], work: list[float]) -> int | None:
@@ -134,8 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     data = FashionMNISTDataModule(options.root)
     data.setup("fit")
-    shown = shown_command("benchmarks.scaling", arguments)
-    lines, report = [], dict[str, Any](command=shown, machine=machine())
+    lines: list[str] = []
+    report: dict[str, Any] = {}
     for name in SETTINGS:
         values = [v for v in SETTINGS[name] if options.most is None or v <= options.most]
         speeds: dict[int, list[float]] = {value: [] for value in values}
@@ -160,14 +147,15 @@ def main(arguments: list[str] | None = None) -> None:
             "",
         ]
         report[name] = {"images_per_second": speeds, "flops_per_image": work, "stops": end}
-    text = (
-        f"`{shown}`, n = {options.turns} turns of each setting, on {machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n" + "\n".join(lines)
+    save(
+        options.results / "scaling",
+        shown_command("benchmarks.scaling", arguments),
+        f"n = {options.turns} turns of each setting",
+        "\n".join(lines).rstrip(),
+        **report,
     )
-    save("scaling", text.rstrip() + "\n", report, options.results)
-    draw({name: report[name]["images_per_second"] for name in SETTINGS}).savefig(
-        options.results / "scaling.png", dpi=100
-    )
+    figure = draw({name: report[name]["images_per_second"] for name in SETTINGS})
+    figure.savefig(options.results / "scaling.png", dpi=100)
 
 
 if __name__ == "__main__":

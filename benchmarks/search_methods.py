@@ -14,13 +14,12 @@ Prints a Markdown table and writes it to ``results/search/methods_<group>.{md,js
 import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import search
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, mean_spread, save, shown_command
 from studies.search import Search
 
 NINE = ["--n_trials=9"]
@@ -66,11 +65,6 @@ def run(config: str, options: list[str], seed: int) -> dict[str, Any]:
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Mean ± standard deviation over the seeds, as Markdown."""
-
-    def cell(values: list[float], form: str) -> str:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.fmean(values):{form}} ± {spread:{form}}"
-
     lines = [
         "| method | best validation accuracy | epochs trained | best, each seed |",
         "|---|---|---|---|",
@@ -78,7 +72,8 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     for method, found in runs.items():
         best = [study["best"] for study in found]
         lines.append(
-            f"| {method} | {cell(best, '.4f')} | {cell([s['epochs'] for s in found], '.0f')} "
+            f"| {method} | {mean_spread(best, '.4f')} "
+            f"| {mean_spread([study['epochs'] for study in found], '.0f')} "
             f"| {', '.join(f'{value:.4f}' for value in best)} |"
         )
     return "\n".join(lines)
@@ -94,11 +89,13 @@ def main() -> None:
     for seed in range(options.seeds):
         for method, (config, extra) in GROUPS[options.group].items():
             runs[method].append(run(config, [*extra, *more], seed))
-    command = "python -m benchmarks.search_methods "
-    command += " ".join([f"--group {options.group} --seeds {options.seeds}", *more])
-    text = f"`{command}`, n = {options.seeds} seeds, on {machine()}\n\n{table(runs)}\n"
-    report = {"command": command, "machine": machine(), "methods": runs}
-    save(f"methods_{options.group}", text, report, options.results)
+    save(
+        options.results / f"methods_{options.group}",
+        shown_command("benchmarks.search_methods", None),
+        f"n = {options.seeds} seeds",
+        table(runs),
+        methods=runs,
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
+from benchmarks.recipes import ROOT, median_range, save, shown_command
 from glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
@@ -57,14 +58,13 @@ def networks() -> dict[str, nn.Module]:
     }
 
 
-def make_step(model: nn.Module, batch: int) -> Callable[[], None]:
-    """A step of a training in bfloat16 on random images."""
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    images = torch.rand(batch, 1, 28, 28)
-    labels = torch.randint(10, (batch,))
+def bfloat16_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Callable[[tuple[Tensor, Tensor]], None]:
+    """One step on a batch of images and labels, with nothing around it."""
 
-    def step() -> None:
+    def step(batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
@@ -73,6 +73,13 @@ def make_step(model: nn.Module, batch: int) -> Callable[[], None]:
         optimizer.step()
 
     return step
+
+
+def make_step(model: nn.Module, size: int) -> Callable[[], None]:
+    """A step on a batch of random images, so many."""
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001))
+    return partial(step, (torch.rand(size, 1, 28, 28), torch.randint(10, (size,))))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -84,7 +91,7 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def peak(size: int = 4096) -> float:
+def peak(size: int) -> float:
     """FLOP/s of a square bfloat16 matrix product."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16) for _ in range(2))
     out: Tensor = torch.empty(size, size, dtype=torch.bfloat16)
@@ -146,15 +153,16 @@ def main(arguments: list[str] | None = None) -> None:
     lines += ["", f"| share of the time | {' | '.join(where)} |", "|---" * (len(where) + 1) + "|"]
     for kind in [*KINDS, "other"]:
         lines.append(f"| {kind} | {' | '.join(f'{found[kind]:.1%}' for found in where.values())} |")
-    shown = shown_command("benchmarks.step", arguments)
-    text = (
-        f"`{shown}`, n = {options.turns} turns of {options.steps} steps, on {machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n"
-        + "\n".join(lines)
-        + "\n"
+    save(
+        options.results / "step",
+        shown_command("benchmarks.step", arguments),
+        f"n = {options.turns} turns of {options.steps} steps",
+        "\n".join(lines),
+        peak=peaks,
+        rates=rates,
+        flops_per_step=work,
+        shares=where,
     )
-    report = {"command": shown, "machine": machine(), "peak": peaks, "rates": rates}
-    save("step", text, {**report, "flops_per_step": work, "shares": where}, options.results)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torchvision.datasets import MNIST
 
 from benchmarks import contestants
 from benchmarks.contestants import plain_lightning
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command, take_turns
+from benchmarks.recipes import ROOT, median_range, save, shown_command, take_turns
 from train import quiet
 
 _plain_mlp = partial(plain_lightning, network=contestants.tutorial_mlp, data_set=MNIST)
@@ -77,13 +77,13 @@ def main(arguments: list[str] | None = None) -> None:
         return
     given = (f"--network={options.network}", f"--images={options.images}", f"--root={options.root}")
     speeds = take_turns("benchmarks.throughput", among, options.turns, *given)
-    shown = shown_command("benchmarks.throughput", arguments)
-    text = (
-        f"`{shown}`, n = {options.turns} processes of each, taking turns, on {machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{table(speeds)}\n"
+    save(
+        options.results / f"throughput_{options.network}",
+        shown_command("benchmarks.throughput", arguments),
+        f"n = {options.turns} processes of each, taking turns",
+        table(speeds),
+        images_per_second=speeds,
     )
-    report = {"command": shown, "machine": machine(), "images_per_second": speeds}
-    save(f"throughput_{options.network}", text, report, options.results)
 
 
 if __name__ == "__main__":

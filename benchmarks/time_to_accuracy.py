@@ -15,10 +15,7 @@ import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ import torch
 
 from benchmarks import recipes
 from benchmarks.contestants import tutorial_run
-from benchmarks.recipes import ROOT, machine, save, shown_command
+from benchmarks.recipes import ROOT, mean_spread, one_turn, save, shown_command
 
 CLOCKS = ("seconds", "wall_seconds")
 SPEEDRUN = ROOT / "configs" / "speedrun.yaml"
@@ -34,18 +31,13 @@ SPEEDRUN = ROOT / "configs" / "speedrun.yaml"
 
 def tutorial(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One run of the tutorial's loop in a process of its own."""
-    given = (f"--root={options.root}", f"--images={options.images}", f"--epochs={options.epochs}")
-    command = [sys.executable, "-m", "benchmarks.time_to_accuracy", *given, f"--one={seed}"]
+    given = [f"--root={options.root}", f"--epochs={options.epochs}"]
+    if options.images is not None:
+        given.append(f"--images={options.images}")
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    found = one_turn("benchmarks.time_to_accuracy", str(seed), *given)
     wall = time.perf_counter() - began
-    found = json.loads(done.stdout.splitlines()[-1])
     return {"seed": seed, "wall_seconds": wall - sum(found["test_seconds"][:-1]), **found}
-
-
-def mean_spread(values: Sequence[float], form: str) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):{form}} ± {spread:{form}}"
 
 
 def table(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
@@ -99,14 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
             f"{ours[-1]['test']['test/accuracy']:.4f} in {ours[-1]['seconds']:.1f} s",
             flush=True,
         )
-    shown = shown_command("benchmarks.time_to_accuracy", arguments)
-    text = (
-        f"`{shown}`, n = {options.seeds} seeds of each, taking turns, mean ± standard deviation, "
-        f"on {machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n"
-        f"{table(theirs, ours)}\n"
+    save(
+        options.results / "time_to_accuracy",
+        shown_command("benchmarks.time_to_accuracy", arguments),
+        f"n = {options.seeds} seeds of each, taking turns, mean ± standard deviation",
+        table(theirs, ours),
+        tutorial=theirs,
+        speedrun=ours,
     )
-    report = {"command": shown, "machine": machine(), "tutorial": theirs, "speedrun": ours}
-    save("time_to_accuracy", text, report, options.results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import search
-from benchmarks.recipes import ROOT, machine, save
+from benchmarks.recipes import ROOT, save, shown_command
 from studies.search import Search
 
 
@@ -52,10 +52,13 @@ def main() -> None:
         values = [row[name] for row in rows]
         middle = statistics.median(values)
         lines.append(f"| {name} | {middle:.3f} | {min(values):.3f} | {max(values):.3f} |")
-    command = f"python -m benchmarks.trial_overhead --trials {options.trials}"
-    text = f"`{command}`, n = {len(rows)} trials, on {machine()}\n\n" + "\n".join(lines) + "\n"
-    report = {"command": command, "machine": machine(), "trials": rows}
-    save("trial_overhead", text, report, options.results)
+    save(
+        options.results / "trial_overhead",
+        shown_command("benchmarks.trial_overhead", None),
+        f"n = {len(rows)} trials",
+        "\n".join(lines),
+        trials=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,9 @@ from datamodules.image_dataset import ImageDataset, already_collated, stratified
 from datamodules.mixing import Mixing
 from datamodules.sources import fetch
 from errors import UserError
+from pixels import as_float
 
 Batch = tuple[Tensor, Tensor]
-
-
-def _as_float(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.float() / 255
 
 
 class ImageDataModule(LightningDataModule):
@@ -239,10 +236,10 @@ class ImageDataModule(LightningDataModule):
         with torch.no_grad():
             for step in self.augmentation or ():
                 if not getattr(step, "takes_bytes", False):
-                    images = _as_float(images)
+                    images = as_float(images)
                 images = step(images)
             if self.mixing:
-                images = _as_float(images)
+                images = as_float(images)
                 mix = self.mixing[int(torch.randint(len(self.mixing), ()))]
                 images, labels = mix(images, labels, self.num_classes)
         return images, labels

@@ -96,8 +96,8 @@ class BaselineCNN(ImageClassifier):
                 f"depth is {depth}, but {height}x{wide} pixels can be halved only "
                 f"{min(height, wide).bit_length() - 1} times"
             )
-        pooled_first = order.index("pool") < order.index("norm")
-        if norm == "instance" and pooled_first and (height >> depth) * (wide >> depth) == 1:
+        normed_last = residual > 0 or order.index("pool") < order.index("norm")
+        if norm == "instance" and normed_last and (height >> depth) * (wide >> depth) == 1:
             raise ValueError(
                 f"norm is 'instance', but after {depth} poolings there is one pixel, which leaves "
                 "nothing to normalise; choose a smaller depth or another norm or order"

@@ -18,8 +18,9 @@ from torchmetrics.classification import (
 
 from errors import UserError
 from lightning_modules.initialisers import Initialiser
-from lightning_modules.preprocessing import Preprocessor, as_float
+from lightning_modules.preprocessing import Preprocessor
 from lightning_modules.schedules import build_scheduler, schedule_lengths
+from pixels import as_float
 
 Batch = tuple[Tensor, Tensor]
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -271,10 +272,16 @@ class ImageClassifier(LightningModule):
         self.train_loss.update(loss.detach().expand(len(images)))
         labels = targets.argmax(dim=1) if targets.is_floating_point() else targets  # mixed ones
         self.train_metrics.update(logits.detach(), labels)
-        if self.train_loss.update_count == 1:  # Lightning reads the metrics at the epoch's end
-            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
-            self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+        self._log_once("train/loss", self.train_loss, self.train_metrics)
         return loss
+
+    def _log_once(
+        self, name: str, loss: MeanMetric, metrics: MetricCollection, prog_bar: bool = False
+    ) -> None:
+        """Name an epoch's metrics in its first step: Lightning reads them at the epoch's end."""
+        if loss.update_count == 1:
+            self.log(name, loss, on_step=False, on_epoch=True, prog_bar=prog_bar)
+            self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=prog_bar)
 
     def infer(self, images: Tensor) -> Tensor:
         """Logits for evaluation, float ``[N, num_classes]``."""
@@ -292,17 +299,13 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self._evaluate(batch, self.val_loss, self.val_metrics)
-        if self.val_loss.update_count == 1:
-            self.log("val/loss", self.val_loss, prog_bar=True)
-            self.log_dict(self.val_metrics, prog_bar=True)
+        self._log_once("val/loss", self.val_loss, self.val_metrics, prog_bar=True)
         return {"logits": logits}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self._evaluate(batch, self.test_loss, self.test_metrics)
         self.test_class_accuracy.update(logits, batch[1])
-        if self.test_loss.update_count == 1:
-            self.log("test/loss", self.test_loss)
-            self.log_dict(self.test_metrics)
+        self._log_once("test/loss", self.test_loss, self.test_metrics)
         return {"logits": logits}
 
     def on_test_epoch_end(self) -> None:

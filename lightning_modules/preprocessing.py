@@ -10,13 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixels import as_float
+
 # The smallest step between two grey values: a spread below it is no spread.
 _ONE_LEVEL = 1 / 255
-
-
-def as_float(images: Tensor) -> Tensor:
-    """uint8 in 0…255 to float in 0…1; float stays as it is."""
-    return images if images.is_floating_point() else images.float() / 255
 
 
 class Preprocessor(nn.Module, ABC):

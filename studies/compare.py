@@ -60,7 +60,7 @@ class ComparisonStudy(StoredStudy[Definition]):
             return
         progress = StudyProgress(
             "run",
-            queue.study.user_attrs["definition"]["metric"],
+            self.load()[1].metric,
             maximize=True,
             total=len(queue.trials()),
             workers=workers,

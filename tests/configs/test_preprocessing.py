@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import train
-from lightning_modules.preprocessing import as_float
+from pixels import as_float
 
 Fit = Callable[..., train.ExperimentCLI]
 

@@ -377,15 +377,18 @@ def test_the_command_line_refuses_a_bad_value_with_its_name_and_no_traceback(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("residual", [0, 1])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_deepest_network_trains_with_every_norm_in_every_order(norm: Any, order: Any) -> None:
-    if norm == "instance" and order.index("pool") < order.index("norm"):
+def test_the_deepest_network_trains_with_every_norm_in_every_order(
+    norm: Any, order: Any, residual: int
+) -> None:
+    if norm == "instance" and (residual or order.index("pool") < order.index("norm")):
         # One pixel is left, which cannot be normalised by itself: refused before training.
         with pytest.raises(ValueError, match=r"norm is 'instance', but"):
-            BaselineCNN(depth=4, width=1, norm=norm, order=order)
+            BaselineCNN(depth=4, width=1, norm=norm, order=order, residual=residual)
         return
-    network = BaselineCNN(depth=4, width=1, norm=norm, order=order)
+    network = BaselineCNN(depth=4, width=1, norm=norm, order=order, residual=residual)
     network.training_loss(network(images()), torch.tensor([0, 1, 2])).backward()
 
 
