@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,19 +91,13 @@ def save(
     print(f"\n{text}")
 
 
-def run(
-    configs: list[Path],
-    seed: int,
-    arguments: list[str],
-    environment: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+def run(configs: list[Path], seed: int, arguments: list[str]) -> dict[str, Any]:
     """Fit and test once; the run's summary, and its ``wall_seconds`` from start to end."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "fit", *(f"--config={path}" for path in configs)]
         command += ["--seed_everything", str(seed), "--runs_dir", folder, *arguments]
         began = time.perf_counter()
-        own = {**os.environ, **(environment or {})}
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=own)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
         (summary,) = Path(folder).glob("**/summary.json")
         return {"seed": seed, "wall_seconds": wall, **json.loads(summary.read_text())}

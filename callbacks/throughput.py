@@ -53,7 +53,9 @@ class Throughput(Callback):
             self.epochs.append(seconds)
             self.images += self._epoch_images
             speed = self._epoch_images / seconds
-            pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True)
+            pl_module.log(
+                "train/images_per_second", speed, on_step=False, on_epoch=True, sync_dist=True
+            )
         elif (batch_idx + 1) % self.every_n_steps == 0:
             so_far = self._epoch_images / (time.perf_counter() - self._start)
             pl_module.log("images/s", so_far, prog_bar=True, logger=False)

@@ -10,6 +10,7 @@ from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.initialisers import HeUniform, Initialiser
 from lightning_modules.layers import (
     Activation,
+    MaxPool,
     NormName,
     Residual,
     check_dropout,
@@ -109,7 +110,7 @@ class BaselineCNN(ImageClassifier):
             parts: dict[str, nn.Module] = {
                 "activation": activation(),
                 "norm": norm_layer(norm, channels_out, spatial=True),
-                "pool": nn.MaxPool2d(2),
+                "pool": MaxPool(),
             }
             layers = [normed_weight(conv, norm), *(parts[part] for part in order.split("-"))]
             for _ in range(residual):

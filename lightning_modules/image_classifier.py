@@ -1,5 +1,7 @@
 """The base of every model here: loss, metrics, preprocessing, initialisation, optimisation."""
 
+import os
+import shutil
 import warnings
 from typing import Any, Literal
 
@@ -23,6 +25,8 @@ from lightning_modules.schedules import build_scheduler, schedule_lengths
 from pixels import as_float
 
 Batch = tuple[Tensor, Tensor]
+# How many steps' results wait for the training metrics: an update costs as much as a small network.
+_STEPS_PER_UPDATE = 50
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 
@@ -131,6 +135,8 @@ class ImageClassifier(LightningModule):
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.test_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = MetricCollection({"accuracy": accuracy()}, prefix="train/")
+        # Loss, logits and labels of the steps that the training metrics do not know of yet.
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self.val_metrics = MetricCollection({"accuracy": accuracy()}, prefix="val/")
         self.test_metrics = MetricCollection(
             {
@@ -187,18 +193,33 @@ class ImageClassifier(LightningModule):
         if stage != "fit":
             return
         if self.compiled and self._compiled_call_impl is None:
-            if self.trainer.world_size > 1:
-                raise UserError(
-                    f"compiled is for one process, and this run has {self.trainer.world_size}: set "
-                    "--model.compiled false"
-                )
-            # Kernels for each batch size by itself: training's are the faster for it.
-            self.compile(dynamic=False)
+            self._compile()
         if not self.initialised:
             if self.initialiser is not None:
                 self.initialiser(self, self.gain_activation())
             self.initialised.fill_(True)
         self._fit_preprocessing()
+
+    def _compile(self) -> None:
+        """Have kernels made, in the first step of each kind.
+
+        Raises:
+            UserError: there are several processes, or no compiler.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"compiled is for one process, and this run has {self.trainer.world_size}: set "
+                "--model.compiled false"
+            )
+        compilers = (os.environ.get("CXX", "g++"), "clang++")
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu and not any(map(shutil.which, compilers)):
+            raise UserError(
+                f"compiled needs a C++ compiler on a CPU, and there is neither {compilers[0]} nor "
+                "clang++: install one, or set --model.compiled false"
+            )
+        # Kernels for each batch size by itself: training's are the faster for it.
+        self.compile(dynamic=False)
 
     def _fit_preprocessing(self) -> None:
         """Fit each step on what the steps before it make of the training images."""
@@ -246,8 +267,12 @@ class ImageClassifier(LightningModule):
     # What an interrupted epoch left behind must not count in the next one.
 
     def on_train_epoch_start(self) -> None:
+        self._waiting.clear()
         self.train_loss.reset()
         self.train_metrics.reset()
+
+    def on_train_epoch_end(self) -> None:
+        self._update_train_metrics()  # max_steps may end an epoch before its last batch
 
     def on_validation_epoch_start(self) -> None:
         self.val_loss.reset()
@@ -269,19 +294,28 @@ class ImageClassifier(LightningModule):
                 "that leaves no single image at the end of an epoch, or --data.drop_last true"
             ) from error
         loss = self.training_loss(logits, targets)
-        self.train_loss.update(loss.detach().expand(len(images)))
         labels = targets.argmax(dim=1) if targets.is_floating_point() else targets  # mixed ones
-        self.train_metrics.update(logits.detach(), labels)
-        self._log_once("train/loss", self.train_loss, self.train_metrics)
+        self._waiting.append((loss.detach(), logits.detach(), labels))
+        if self.train_loss.update_count == 0 and len(self._waiting) == 1:
+            self._log(self.train_loss, self.train_metrics)
+        if len(self._waiting) == _STEPS_PER_UPDATE or self.trainer.is_last_batch:
+            self._update_train_metrics()
         return loss
 
-    def _log_once(
-        self, name: str, loss: MeanMetric, metrics: MetricCollection, prog_bar: bool = False
-    ) -> None:
+    def _update_train_metrics(self) -> None:
+        """Tell the training metrics what has waited for them."""
+        if self._waiting:
+            losses, logits, labels = zip(*self._waiting, strict=True)
+            each = [loss.expand(len(part)) for loss, part in zip(losses, labels, strict=True)]
+            self.train_loss.update(torch.cat(each))
+            self.train_metrics.update(torch.cat(logits), torch.cat(labels))
+            self._waiting.clear()
+
+    def _log(self, loss: MeanMetric, metrics: MetricCollection, prog_bar: bool = False) -> None:
         """Name an epoch's metrics in its first step: Lightning reads them at the epoch's end."""
-        if loss.update_count == 1:
-            self.log(name, loss, on_step=False, on_epoch=True, prog_bar=prog_bar)
-            self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=prog_bar)
+        name = f"{metrics.prefix}loss"
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=prog_bar)
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=prog_bar)
 
     def infer(self, images: Tensor) -> Tensor:
         """Logits for evaluation, float ``[N, num_classes]``."""
@@ -295,22 +329,21 @@ class ImageClassifier(LightningModule):
         logits = self.infer(images)
         loss.update(F.cross_entropy(logits, targets, reduction="none"))
         metrics.update(logits.softmax(dim=1), targets)
+        if loss.update_count == 1:
+            self._log(loss, metrics, prog_bar=metrics is self.val_metrics)
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        logits = self._evaluate(batch, self.val_loss, self.val_metrics)
-        self._log_once("val/loss", self.val_loss, self.val_metrics, prog_bar=True)
-        return {"logits": logits}
+        return {"logits": self._evaluate(batch, self.val_loss, self.val_metrics)}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self._evaluate(batch, self.test_loss, self.test_metrics)
         self.test_class_accuracy.update(logits, batch[1])
-        self._log_once("test/loss", self.test_loss, self.test_metrics)
         return {"logits": logits}
 
     def on_test_epoch_end(self) -> None:
         for label, value in enumerate(self.test_class_accuracy.compute()):
-            self.log(f"test/accuracy_class_{label}", value)
+            self.log(f"test/accuracy_class_{label}", value, sync_dist=True)  # equal in each process
         self.test_class_accuracy.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The benchmarks of speed: contestants train the same networks, and short runs end in a table."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,12 @@ def test_throughput(
     given = [f"--network={network}", f"--root={data_root}", f"--results={tmp_path}"]
     throughput.main([*given, "--turns=1", "--images=512"])
     speeds = report(tmp_path, f"throughput_{network}")["images_per_second"]
-    assert list(speeds) == list(throughput.CONTESTANTS[network])
+    expected = [
+        name
+        for name in throughput.CONTESTANTS[network]
+        if "compiled" not in name or shutil.which("c++")
+    ]
+    assert list(speeds) == expected
     assert all(speed > 0 for each in speeds.values() for speed in each)
     shown = capfd.readouterr().out
     for name in speeds:
@@ -78,10 +84,15 @@ def test_commands(tmp_path: Path, data_root: Path) -> None:
 
 
 def test_ddp(tmp_path: Path, data_root: Path) -> None:
-    ddp.main([f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--steps=2"])
-    one, two = report(tmp_path, "ddp")["images_per_second"].values()
-    assert one[0] > 0
-    assert f"Two processes over one: {two[0] / one[0]:.2f}." in (tmp_path / "ddp.md").read_text()
+    ddp.main([f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--images=1024"])
+    found = report(tmp_path, "ddp")["images_per_second"]
+    assert list(found) == ["256", "1024"]
+    text = (tmp_path / "ddp.md").read_text()
+    for by_name in found.values():
+        ((one,), *others) = by_name.values()
+        assert one > 0
+        for (two,) in others:
+            assert f"{two:,.0f} ({two:,.0f} to {two:,.0f}): {two / one:.2f} |" in text
 
 
 def test_step(tmp_path: Path) -> None:

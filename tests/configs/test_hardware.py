@@ -59,12 +59,13 @@ def test_the_gpus_recipes_train_on_a_cpu_too(
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["mlp", "baseline_cnn"])
 def test_a_compiled_network_is_the_same_network(
-    quick_fit: Callable[..., train.ExperimentCLI],
+    quick_fit: Callable[..., train.ExperimentCLI], name: str
 ) -> None:
     def losses(compiled: bool) -> tuple[float, float]:
         cli = quick_fit(
-            f"--config={CONFIGS / 'mlp.yaml'}",
+            f"--config={CONFIGS / f'{name}.yaml'}",
             "--trainer.precision=32-true",
             "--data.batch_size=32",
             "--data.eval_batch_size=50",
@@ -75,3 +76,18 @@ def test_a_compiled_network_is_the_same_network(
         return metrics["test/loss"].item(), metrics["test/accuracy"].item()
 
     assert losses(compiled=True) == pytest.approx(losses(compiled=False), rel=1e-4)
+
+
+def test_compiling_without_a_compiler_ends_with_a_line(
+    quick_fit: Callable[..., train.ExperimentCLI],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit) as stop:
+        quick_fit(f"--config={CONFIGS / 'mlp.yaml'}", "--model.compiled=true")
+    error = capsys.readouterr().err
+    assert stop.value.code not in (None, 0)
+    assert "compiled needs a C++ compiler on a CPU" in error
+    assert "--model.compiled false" in error
+    assert "Traceback" not in error

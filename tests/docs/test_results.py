@@ -43,3 +43,16 @@ def test_the_performance_page_has_the_benchmarks_tables(name: str) -> None:
     head, _, table = (ROOT / "results" / "benchmarks" / f"{name}.md").read_text().split("\n", 2)
     assert table.strip() in page
     assert head[: head.index("`", 1) + 1] in page
+
+
+def test_the_speedruns_steps_are_the_comparisons() -> None:
+    def rows(path: str) -> list[list[str]]:
+        lines = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("| ")]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    page = rows("docs/performance.md")
+    (first,) = (number for number, row in enumerate(page) if row[0] == "variant")
+    printed = rows("results/compare/speedrun/results.md")
+    chosen = [printed[0].index(name) for name in page[first]]
+    expected = [[row[column] for column in chosen] for row in printed]
+    assert page[first : first + len(expected)] == expected

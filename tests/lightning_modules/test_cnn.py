@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import train
 from lightning_modules import BaselineCNN, MinMaxScaling, OptimizedCNN
-from lightning_modules.layers import Residual
+from lightning_modules.layers import MaxPool, Residual
 
 ORDERS = [
     "activation-norm-pool",
@@ -74,11 +74,11 @@ def test_the_default_baseline_is_the_textbook_network() -> None:
         "Conv2d 1 32 3 3",
         "ReLU",
         "Identity",
-        "MaxPool2d 2 2",
+        "MaxPool 2 2",
         "Conv2d 32 64 3 3",
         "ReLU",
         "Identity",
-        "MaxPool2d 2 2",
+        "MaxPool 2 2",
         "Flatten",
         "Linear 3136 128",
         "ReLU",
@@ -149,7 +149,7 @@ def test_an_option_changes_the_size_as_computed_by_hand_and_the_logits_fit(
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_parts_of_a_block_follow_the_order(order: Any) -> None:
     network = BaselineCNN(order=order, norm="batch", width=4)
-    classes = {"activation": nn.ReLU, "norm": nn.BatchNorm2d, "pool": nn.MaxPool2d}
+    classes = {"activation": nn.ReLU, "norm": nn.BatchNorm2d, "pool": MaxPool}
     expected = [nn.Conv2d, *(classes[part] for part in order.split("-"))]
     for block in network.features:
         assert isinstance(block, nn.Sequential)
@@ -326,7 +326,7 @@ def test_every_option_comes_from_yaml(from_yaml: Callable[..., BaselineCNN]) -> 
     for channels_in, channels in ((1, 3), (3, 6), (6, 12)):
         expected += [
             f"Conv2d {channels_in} {channels} 5 5",
-            "MaxPool2d 2 2",
+            "MaxPool 2 2",
             f"GroupNorm 1 {channels}",
             "LeakyReLU 0.2",
         ]

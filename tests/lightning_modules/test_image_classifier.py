@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import torch.optim.lr_scheduler as lrs
 import yaml
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import train
@@ -292,9 +292,9 @@ def test_a_refused_schedule_ends_with_a_line(
 
 @pytest.fixture(scope="module")
 def data(data_root: Path) -> FashionMNISTDataModule:
-    """Small splits that the batch sizes do not divide."""
+    """Small splits that the batch sizes do not divide; 60 steps, more than metrics wait."""
     module = FashionMNISTDataModule(
-        root=str(data_root), train_fraction=0.006, val_size=310, batch_size=128, eval_batch_size=128
+        root=str(data_root), train_fraction=0.006, val_size=310, batch_size=6, eval_batch_size=128
     )
     module.setup()
     assert module.test_set is not None
@@ -303,7 +303,7 @@ def data(data_root: Path) -> FashionMNISTDataModule:
     return module
 
 
-def trainer() -> Trainer:
+def trainer(**options: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -311,6 +311,7 @@ def trainer() -> Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
 
 
@@ -355,6 +356,37 @@ def test_train_loss_has_smoothing_and_penalties_in_it(
     assert len(weights) == 4
     penalty = sum(1e-3 * w.abs().sum() + 1e-2 * w.pow(2).sum() for w in weights)
     assert logged["train/loss"] == pytest.approx((loss + penalty).item(), rel=1e-5)
+    share = (logits.argmax(dim=1) == labels).double().mean().item()
+    assert logged["train/accuracy"] == pytest.approx(share)
+
+
+class Seen(Callback):
+    """The images and labels of every training step."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
+
+
+@pytest.mark.parametrize("steps", [3, 53])
+def test_training_metrics_of_a_run_that_ends_amid_an_epoch_are_those_of_its_steps(
+    steps: int, data: FashionMNISTDataModule
+) -> None:
+    torch.manual_seed(0)
+    model = BaselineCNN(width=2, optimizer=partial(torch.optim.SGD, lr=0.0))
+    seen = Seen()
+    run = trainer(max_steps=steps, callbacks=[seen])
+    run.fit(model, datamodule=data)
+    images, labels = (torch.cat(parts) for parts in zip(*seen.batches, strict=True))
+    assert len(labels) == 6 * steps
+    with torch.no_grad():
+        logits = model(images)
+    logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    assert logged["train/loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     share = (logits.argmax(dim=1) == labels).double().mean().item()
     assert logged["train/accuracy"] == pytest.approx(share)
 

@@ -1,10 +1,11 @@
-"""Normalisation layers: over what each of them normalises."""
+"""Normalisation layers: over what each of them normalises. Pooling as it is compiled."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.layers import NormName, norm_layer, normed_weight
+from lightning_modules.layers import CompilableMaxPool, NormName, norm_layer, normed_weight
 
 NORMS: tuple[NormName, ...] = ("batch", "layer", "group", "instance")
 
@@ -138,3 +139,25 @@ def test_batch_norm_uses_running_statistics_in_evaluation(pixels: Tensor) -> Non
 def test_an_unknown_norm_is_refused_by_name(spatial: bool) -> None:
     with pytest.raises(ValueError, match=r"norm is 'spectral'; expected one of .*batch.*layer"):
         norm_layer("spectral", 16, spatial=spatial)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 5), (1, 1, 2, 3)])
+def test_compilable_pooling_is_torchs_own_with_its_gradients(
+    shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Few different values: most squares hold equal ones, of which one gets the gradient.
+    values = torch.randint(-1, 3, shape, generator=generator).to(dtype)
+    found = []
+    for pool in (CompilableMaxPool.apply, lambda x: F.max_pool2d(x, 2)):
+        features = values.to(memory_format=layout).requires_grad_()
+        pooled = pool(features)
+        weights = torch.arange(1.0, pooled.numel() + 1).view_as(pooled)
+        (pooled * weights).sum().backward()
+        assert features.grad is not None
+        found.append((pooled, features.grad))
+    (ours, our_gradient), (theirs, their_gradient) = found
+    assert torch.equal(ours, theirs)
+    assert torch.equal(our_gradient, their_gradient)
