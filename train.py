@@ -81,7 +81,7 @@ _NEEDS_CHECKPOINT = (
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning's own for no profiling makes a generator for each of 200 calls a step."""
+    """Lightning's own for no profiling makes a generator in each of a hundred calls a step."""
 
     @override
     def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]

@@ -86,8 +86,8 @@ def save(
     where = where or machine()
     text = f"`{command}` on {where}; {how}\n\n{table}\n"
     report = {"command": command, "machine": where, **found}
-    write(path.with_suffix(".md"), text)
-    write(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    write(path.with_name(f"{path.name}.md"), text)
+    write(path.with_name(f"{path.name}.json"), json.dumps(report, indent=2) + "\n")
     print(f"\n{text}")
 
 

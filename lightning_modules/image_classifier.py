@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import warnings
 from typing import Any, Literal
 
@@ -211,12 +212,12 @@ class ImageClassifier(LightningModule):
                 f"compiled is for one process, and this run has {self.trainer.world_size}: set "
                 "--model.compiled false"
             )
-        compilers = (os.environ.get("CXX", "g++"), "clang++")
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu and not any(map(shutil.which, compilers)):
+        if on_cpu and not shutil.which(cpp_compiler()):
             raise UserError(
-                f"compiled needs a C++ compiler on a CPU, and there is neither {compilers[0]} nor "
-                "clang++: install one, or set --model.compiled false"
+                f"compiled needs a C++ compiler on a CPU, and there is no {cpp_compiler()}: "
+                "install it, name yours in the environment variable CXX, or set --model.compiled "
+                "false"
             )
         # Kernels for each batch size by itself: training's are the faster for it.
         self.compile(dynamic=False)
@@ -271,8 +272,11 @@ class ImageClassifier(LightningModule):
         self.train_loss.reset()
         self.train_metrics.reset()
 
-    def on_train_epoch_end(self) -> None:
-        self._update_train_metrics()  # max_steps may end an epoch before its last batch
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Before the epoch's end: there, callbacks read the metrics ahead of the module's own hook.
+        run = self.trainer
+        if run.is_last_batch or run.should_stop or run.global_step == run.max_steps:
+            self._update_train_metrics()
 
     def on_validation_epoch_start(self) -> None:
         self.val_loss.reset()
@@ -298,7 +302,7 @@ class ImageClassifier(LightningModule):
         self._waiting.append((loss.detach(), logits.detach(), labels))
         if self.train_loss.update_count == 0 and len(self._waiting) == 1:
             self._log(self.train_loss, self.train_metrics)
-        if len(self._waiting) == _STEPS_PER_UPDATE or self.trainer.is_last_batch:
+        if len(self._waiting) == _STEPS_PER_UPDATE:
             self._update_train_metrics()
         return loss
 
@@ -403,6 +407,11 @@ class ImageClassifier(LightningModule):
                 f"the checkpoint's network has the activation {theirs}, this one {ours}: give it, "
                 f"e.g. load_from_checkpoint(path, activation=torch.nn.{theirs})"
             )
+
+
+def cpp_compiler() -> str:
+    """What ``torch.compile`` calls for kernels of a CPU."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def _probe(optimizer: OptimizerCallable) -> None:

@@ -58,21 +58,25 @@ def normed_weight(layer: nn.Module, name: NormName | None) -> nn.Module:
 class MaxPool(nn.MaxPool2d):
     """The maximum of each 2×2 pixels, ``[N, C, H, W]`` to ``[N, C, H // 2, W // 2]``.
 
-    It is ``nn.MaxPool2d(2)``, which ``torch.compile`` leaves to a slow kernel on a CPU: there its
-    own formula is used, which merges with the layers before and after it.
+    It is ``nn.MaxPool2d(2)``. On a CPU ``torch.compile`` has a slow kernel for its gradient: there
+    the same in comparisons is used, which merges with the layers before and after it.
     """
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, features: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and features.device.type == "cpu":
+        exporting = torch.compiler.is_exporting()
+        if torch.compiler.is_compiling() and not exporting and features.device.type == "cpu":
             return CompilableMaxPool.apply(features)
         return super().forward(features)
 
 
 class CompilableMaxPool(torch.autograd.Function):
-    """2×2 max-pooling by comparisons; the gradient goes to the first of equal pixels, as usual."""
+    """2×2 max-pooling by comparisons; the gradient goes to the first of equal pixels, as usual.
+
+    Only where a pixel is NaN, which is the maximum then, its gradient goes elsewhere.
+    """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:

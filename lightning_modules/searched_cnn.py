@@ -3,11 +3,13 @@
 import difflib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.layers import MaxPool
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,7 +18,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "elu": nn.ELU,
 }
-POOLS: dict[str, Callable[[int], nn.Module]] = {"pool": nn.MaxPool2d, "avgpool": nn.AvgPool2d}
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "pool": MaxPool,
+    "avgpool": partial(nn.AvgPool2d, 2),
+}
 
 # How tokens look, a number as "#", and how a person writes them down.
 _FORMS = {
@@ -185,7 +190,7 @@ class SearchedCNN(ImageClassifier):
                                 f"{token.where} cannot halve {height}x{width} pixels: expected at "
                                 "most as many poolings as the image can be halved"
                             )
-                        features.append(POOLS[pool](2))
+                        features.append(POOLS[pool]())
                         height, width = height // 2, width // 2
                     case "drop#", (percent,):
                         (head if units else features).append(nn.Dropout(percent / 100))

@@ -25,7 +25,6 @@ OPTIONS = (
     "--trainer.limit_train_batches=30",
     "--trainer.enable_progress_bar=false",
 )
-OVERLAY = REPOSITORY / "configs" / "hardware" / "multi_cpu.yaml"
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
 
 
@@ -102,14 +101,6 @@ def test_two_processes_predict_every_image_once(folder: Path, run: Path) -> None
     with open(run / "predictions.csv", newline="") as file:
         one = list(csv.reader(file))
     assert [row[:3] for row in two] == [row[:3] for row in one]
-
-
-def test_the_overlay_trains_in_two_processes(tmp_path: Path, data_root: Path) -> None:
-    options = [f"--config={OVERLAY}", f"--data.root={data_root}", "--trainer.max_epochs=1"]
-    start("fit", *MODEL, *OPTIONS, *options, folder=tmp_path)
-    found = summary(tmp_path / "runs" / "hardware" / "multi_cpu" / "version_0")
-    assert found["processes"] == 2
-    assert found["test"]["test/accuracy"] > 0.5
 
 
 def test_two_processes_learn_what_one_does(run: Path, data_root: Path, tmp_path: Path) -> None:

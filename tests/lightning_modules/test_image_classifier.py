@@ -16,6 +16,7 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import train
+from callbacks import ProgressBar
 from datamodules import FashionMNISTDataModule
 from lightning_modules import BaselineCNN, MuonWithAdamW, OptimizedCNN
 
@@ -309,9 +310,8 @@ def trainer(**options: Any) -> Trainer:
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"enable_progress_bar": False, **options},
     )
 
 
@@ -372,14 +372,19 @@ class Seen(Callback):
         self.batches.append(batch)
 
 
+@pytest.mark.parametrize("bar", [False, True])  # the bar reads the metrics early
 @pytest.mark.parametrize("steps", [3, 53])
 def test_training_metrics_of_a_run_that_ends_amid_an_epoch_are_those_of_its_steps(
-    steps: int, data: FashionMNISTDataModule
+    steps: int, bar: bool, data: FashionMNISTDataModule
 ) -> None:
     torch.manual_seed(0)
     model = BaselineCNN(width=2, optimizer=partial(torch.optim.SGD, lr=0.0))
     seen = Seen()
-    run = trainer(max_steps=steps, callbacks=[seen])
+    run = trainer(
+        max_steps=steps,
+        callbacks=[seen, *([ProgressBar()] if bar else [])],
+        enable_progress_bar=bar,
+    )
     run.fit(model, datamodule=data)
     images, labels = (torch.cat(parts) for parts in zip(*seen.batches, strict=True))
     assert len(labels) == 6 * steps

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.layers import CompilableMaxPool, NormName, norm_layer, normed_weight
+from lightning_modules.layers import CompilableMaxPool, MaxPool, NormName, norm_layer, normed_weight
 
 NORMS: tuple[NormName, ...] = ("batch", "layer", "group", "instance")
 
@@ -161,3 +161,18 @@ def test_compilable_pooling_is_torchs_own_with_its_gradients(
     (ours, our_gradient), (theirs, their_gradient) = found
     assert torch.equal(ours, theirs)
     assert torch.equal(our_gradient, their_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_is_compiled_by_its_own_formula_and_exported_as_torchs(dtype: torch.dtype) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def capture(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    features = torch.randn(2, 3, 7, 5).to(dtype)
+    compiled = torch.compile(MaxPool(), backend=capture)
+    assert torch.equal(compiled(features), F.max_pool2d(features, 2))
+    assert "max_pool2d" not in graphs[0].code
+    assert "max_pool2d" in torch.export.export(MaxPool(), (features,)).graph_module.code

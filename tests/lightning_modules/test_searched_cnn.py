@@ -53,11 +53,11 @@ def test_the_default_is_the_textbook_network_with_batch_norm() -> None:
         "Conv2d 1 32 3 3",
         "BatchNorm2d 32",
         "ReLU",
-        "MaxPool2d 2 2",
+        "MaxPool 2 2",
         "Conv2d 32 64 3 3",
         "BatchNorm2d 64",
         "ReLU",
-        "MaxPool2d 2 2",
+        "MaxPool 2 2",
         "Flatten",
         "Linear 3136 128",
         "ReLU",
@@ -72,7 +72,7 @@ def test_the_default_is_the_textbook_network_with_batch_norm() -> None:
         ("conv4k1", ["Conv2d 1 4 1 1", "Flatten", "Linear 3136 10"]),
         (
             "conv4k5-pool-drop25-gelu",
-            ["Conv2d 1 4 5 5", "MaxPool2d 2 2", "Dropout 0.25", "GELU", "Flatten", "Linear 784 10"],
+            ["Conv2d 1 4 5 5", "MaxPool 2 2", "Dropout 0.25", "GELU", "Flatten", "Linear 784 10"],
         ),
         (
             "conv2k3-avgpool-silu-elu-bn",
