@@ -450,3 +450,6 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # A process that exits while the group's threads run may abort, and takes the others along.
+        torch.distributed.destroy_process_group()
