@@ -1,6 +1,7 @@
 """Averages of the weights, which are validated, tested and saved in place of the last ones."""
 
 import math
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -16,7 +17,15 @@ class _Averaging(WeightAveraging):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # The model is not on its device yet; the average belongs there from the start.
         self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
+        # The command line's factories lead back to the trainer with its data and processes, which
+        # would be copied with the weights, or fail to be.
+        factories = {name: part for name, part in vars(pl_module).items() if type(part) is partial}
+        for name in factories:
+            delattr(pl_module, name)
+        try:
+            super().setup(trainer, pl_module, stage)
+        finally:
+            vars(pl_module).update(factories)
 
     @override
     def on_load_checkpoint(

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -264,6 +265,10 @@ class ImageClassifier(LightningModule):
         offset = self.trainer.global_rank + self.trainer.world_size * self.trainer.current_epoch
         if offset:
             torch.manual_seed(torch.initial_seed() + offset)
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            # Process 0 would send its running statistics before each step, and others wait for
+            # them. Only evaluation reads them. (The constructor's option would warn.)
+            self.trainer.strategy.model.broadcast_buffers = False
 
     # What an interrupted epoch left behind must not count in the next one.
 
@@ -281,6 +286,9 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.val_loss.reset()
         self.val_metrics.reset()
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            for buffer in self.buffers():
+                distributed.broadcast(buffer, src=0)
 
     def on_test_epoch_start(self) -> None:
         self.test_loss.reset()

@@ -15,7 +15,8 @@ import train
 REPOSITORY = Path(__file__).parent.parent
 # 4,999 images on two processes: 2,500 and 2,499, in two batches and one.
 EVALUATION = ("--data.val_size=4999", "--data.eval_batch_size=2499")
-MODEL = ("--model=BaselineCNN", "--model.width=4", "--model.hidden_size=16")
+# Batch norm: each process has running statistics of its own images.
+MODEL = ("--model=BaselineCNN", "--model.width=4", "--model.hidden_size=16", "--model.norm=batch")
 OPTIONS = (
     "--model.preprocessing=MinMaxScaling",
     "--model.optimizer.lr=0.01",
@@ -28,11 +29,13 @@ OPTIONS = (
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
 
 
-def start(*args: str, folder: Path) -> str:
+def start(*args: str, folder: Path, script: Path = REPOSITORY / "train.py") -> str:
     """Run train.py as a user does; return what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if script.parent != REPOSITORY:
+        environment["PYTHONPATH"] = str(REPOSITORY)
     process = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *args],
+        [sys.executable, str(script), *args],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -110,3 +113,50 @@ def test_two_processes_learn_what_one_does(run: Path, data_root: Path, tmp_path:
     one = summary(tmp_path / "BaselineCNN" / "version_0")["test"]["test/accuracy"]
     assert one > 0.6
     assert summary(run)["test"]["test/accuracy"] == pytest.approx(one, abs=0.08)
+
+
+# Counts process 0's broadcasts of buffers: torch's own, and those of ImageClassifier.
+COUNTING = """
+import json
+from torch import distributed
+import train
+
+sent = {"broadcast": 0, "_broadcast_coalesced": 0}
+
+def counted(name, send):
+    def call(*args, **kwargs):
+        sent[name] += 1
+        return send(*args, **kwargs)
+    return call
+
+for name in sent:
+    setattr(distributed, name, counted(name, getattr(distributed, name)))
+cli = train.main()
+if cli.trainer.is_global_zero:
+    print(json.dumps({"buffers": len(list(cli.model.buffers())), **sent}))
+distributed.destroy_process_group()
+"""
+
+
+def test_running_statistics_travel_before_validation_alone(data_root: Path, tmp_path: Path) -> None:
+    """And with averages of the weights, it is the averaged statistics that do."""
+    script = tmp_path / "counting.py"
+    script.write_text(COUNTING)
+    overlays = ("techniques/ema.yaml", "hardware/multi_cpu.yaml")
+    configs = [f"--config={REPOSITORY / 'configs' / path}" for path in overlays]
+    arguments = (*configs, *MODEL, *OPTIONS, f"--data.root={data_root}", "--test_best=false")
+    output = start(
+        *("fit", *arguments, "--trainer.num_sanity_val_steps=1"), folder=tmp_path, script=script
+    )
+    (line,) = [line for line in output.splitlines() if line.startswith("{")]
+    told = json.loads(line)
+    # 60 steps, in each of which Lightning asks whether to stop; three validations.
+    assert told["broadcast"] == 60 + 3 * told["buffers"]
+    # Weights and buffers to begin with, and buffers in the first validation's own forward pass.
+    assert told["_broadcast_coalesced"] == 2
+
+    run = tmp_path / "runs" / "techniques" / "ema+multi_cpu" / "version_0"
+    best = f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"
+    validated = train.main(["validate", best, "--trainer.strategy=auto", "--trainer.devices=1"])
+    reached = validated.trainer.callback_metrics["val/loss"]
+    assert float(reached) == pytest.approx(summary(run)["best"]["val/loss"], rel=1e-5)

@@ -87,12 +87,15 @@ def test_commands(tmp_path: Path, data_root: Path) -> None:
 def test_ddp(tmp_path: Path, data_root: Path) -> None:
     ddp.main([f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--images=1024"])
     found = report(tmp_path, "ddp")["images_per_second"]
-    assert list(found) == ["256", "1024"]
+    assert list(found) == ["tutorial", "configs/optimized_cnn.yaml"]
     text = (tmp_path / "ddp.md").read_text()
-    for by_name in found.values():
-        (one,), (two,) = by_name.values()
-        assert one > 0
-        assert f"| {two:,.0f} ({two:,.0f} to {two:,.0f}) | {two / one:.2f} |" in text
+    for network, by_batch in found.items():
+        assert list(by_batch) == ["256", "1024"]
+        for batch, by_name in by_batch.items():
+            (one,), (two,) = by_name.values()
+            assert one > 0
+            assert f"| {network} | {batch} | {one:,.0f} ({one:,.0f} to" in text
+            assert f"| {two:,.0f} ({two:,.0f} to {two:,.0f}) | {two / one:.2f} |" in text
 
 
 def test_step(tmp_path: Path) -> None:
