@@ -448,8 +448,15 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
     raise SystemExit(2)
 
 
+def leave_process_group() -> None:
+    """What a process of DDP does last, where all of them have come to their end.
+
+    One that exits while the group's threads run may abort, and takes the others along.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     main()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # A process that exits while the group's threads run may abort, and takes the others along.
-        torch.distributed.destroy_process_group()
+    leave_process_group()

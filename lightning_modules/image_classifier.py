@@ -251,7 +251,7 @@ class ImageClassifier(LightningModule):
         return torch.cat([images for images, _ in datamodule.train_dataloader()])
 
     def on_train_start(self) -> None:
-        """Check a restored schedule, and give each process random numbers of its own."""
+        """Check a restored schedule, and set each process up to train beside the others."""
         for config in self.trainer.lr_scheduler_configs:
             restored = schedule_lengths(config.scheduler)
             if self._schedule_lengths not in (None, restored):
@@ -267,7 +267,8 @@ class ImageClassifier(LightningModule):
             torch.manual_seed(torch.initial_seed() + offset)
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             # Process 0 would send its running statistics before each step, and others wait for
-            # them. Only evaluation reads them. (The constructor's option would warn.)
+            # them. Only evaluation reads them: on_validation_epoch_start sends them. (The
+            # constructor's option would warn.)
             self.trainer.strategy.model.broadcast_buffers = False
 
     # What an interrupted epoch left behind must not count in the next one.

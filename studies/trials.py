@@ -24,6 +24,7 @@ from studies.interruption import at_once
 from studies.queue import STORAGE_ERRORS, Lost, Queue
 from studies.space import Space
 from studies.training import EpochReport, FitCLI, NoSuchMetricError, SeveralProcesses
+from train import leave_process_group
 
 # What ends a trial without being its fault.
 _NOT_A_FAILURE = (
@@ -150,11 +151,14 @@ class Runner:
     def run_child(self, trial_id: int) -> None:
         """The command ``trial``: train in this process and those that Lightning adds to it."""
         outcome = asdict(self._attempt(trial_id, child=True))
-        if getattr(rank_zero_only, "rank", 0) != 0 and outcome["state"] == TrialState.FAIL:
+        failed = outcome["state"] == TrialState.FAIL
+        if getattr(rank_zero_only, "rank", 0) != 0 and failed:
             raise SystemExit(1)  # so that Lightning ends the others, who would wait for this one
         outcome["state"] = int(outcome["state"])
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.queue.storage.set_trial_user_attr(trial_id, "outcome", outcome)
+        if not failed:
+            leave_process_group()
 
 
 class TrialRunner(Runner):

@@ -134,7 +134,7 @@ for name in sent:
 cli = train.main()
 if cli.trainer.is_global_zero:
     print(json.dumps({"buffers": len(list(cli.model.buffers())), **sent}))
-distributed.destroy_process_group()
+train.leave_process_group()
 """
 
 
