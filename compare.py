@@ -5,17 +5,17 @@ The same command goes on after an interruption, and on further machines with ``-
 ``python compare.py advise --config configs/baseline_cnn.yaml`` tunes a configuration.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 import studies  # noqa: F401  isort: skip  (its imports have an order, too)
 
 from rich.console import Console
 
-from studies.advice import advice_parser, advise
 from studies.commands import answer, show_parser
-from studies.compare import ComparisonStudy, report, run
-from studies.comparison import settings_parser
-from studies.comparison_report import results_table, summary
-from studies.paired_statistics import rows
+from studies.compare.advice import advice_parser, advise
+from studies.compare.comparison import settings_parser
+from studies.compare.comparison_report import results_table, summary
+from studies.compare.comparison_study import ComparisonStudy, report, run
+from studies.compare.paired_statistics import rows
 
 
 def main(args: list[str] | None = None) -> None:

@@ -4,15 +4,15 @@ The same command goes on after an interruption, and on further machines with ``-
 ``python search.py show --study runs/search/grid`` prints the results again.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 import studies  # noqa: F401  isort: skip  (its imports have an order, too)
 
 from rich.console import Console
 
 from studies.commands import answer, show_parser
-from studies.definition import settings_parser
-from studies.search import Search, confirmed, report, run
-from studies.search_report import confirmation_lines, summary, trials_table
+from studies.search.definition import settings_parser
+from studies.search.search_report import confirmation_lines, summary, trials_table
+from studies.search.search_study import Search, confirmed, report, run
 
 
 def main(args: list[str] | None = None) -> None:

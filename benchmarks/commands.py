@@ -32,8 +32,8 @@ def commands(root: str, runs: str, short: Sequence[str]) -> dict[str, list[str]]
     fit = [sys.executable, "train.py", "fit"]
     data = [f"--data.root={root}", f"--runs_dir={runs}", *short]
     return {
-        # Beside this processor's torch, torchvision needs torchvision_cpu to be imported at all.
-        IMPORT: [sys.executable, "-c", "import torchvision_cpu, lightning.pytorch.cli"],
+        # Beside this processor's torch, torchvision needs foundation to be imported at all.
+        IMPORT: [sys.executable, "-c", "import foundation, lightning.pytorch.cli"],
         HELP: [*fit, "--help"],
         MLP: [*fit, "--config=configs/mnist/mlp.yaml", "--trainer.max_epochs=1", *data],
         FIT: [*fit, "--config=configs/optimized_cnn.yaml", *data],

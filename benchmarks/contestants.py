@@ -5,7 +5,7 @@ and says how long that took, after the first two batches, which warm up and have
 own. Imports and reading the data set do not count.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import itertools
 import tempfile
@@ -26,10 +26,10 @@ from torchvision.datasets import MNIST, FashionMNIST
 from benchmarks.recipes import ROOT
 from benchmarks.step import bfloat16_step
 from datamodules import FashionMNISTDataModule
-from glibc_malloc import keep_freed_memory
+from experiment.cli import ExperimentCLI
+from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 from lightning_modules.preprocessing import MinMaxScaling
-from train import ExperimentCLI
 
 WARM_UP = 2  # batches
 # Ours: the precision, layout and batch size that this processor likes.
@@ -59,7 +59,7 @@ def tutorial_network(dropout: float = 0.5) -> nn.Module:
 def sample_loader(
     root: str, batch_size: int, num_workers: int = 0, data_set: type[MNIST] = FashionMNIST
 ) -> DataLoader[Any]:
-    """Each image decoded, scaled and normalised by itself, every time."""
+    """Each image decoded, scaled and normalized by itself, every time."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     data = data_set(root, train=True, transform=transform)
     return DataLoader(data, batch_size, shuffle=True, num_workers=num_workers)

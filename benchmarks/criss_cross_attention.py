@@ -8,7 +8,7 @@ the same arithmetic with the same weights, forward and backward, taking turns. P
 table and writes it, with every time, to ``results/benchmarks/criss_cross_attention.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import copy

@@ -9,7 +9,7 @@ other runs: seeds 2 and 3 of FashionMNIST, and of MNIST. Writes ``results/diagno
 json}``; the JSON holds the curves.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import dataclasses
@@ -27,20 +27,17 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.recipes import ROOT, machine
+from benchmarks.recipes import machine
 from callbacks import NonFiniteLossError
-from callbacks.fit_diagnosis import (
-    CURVES,
-    Kind,
-    Measures,
-    Thresholds,
-    diagnose,
-    nearest_mean_accuracy,
-)
 from datamodules import FashionMNISTDataModule, ImageDataModule, MNISTDataModule
+from diagnosis.curves import CURVES
+from diagnosis.diagnosis import diagnose
+from diagnosis.measures import Kind, Measures, Thresholds
+from diagnosis.reference import nearest_mean_accuracy
+from experiment.main import quiet
+from foundation.checkout import ROOT, technique
+from foundation.whole_file import write
 from studies.training import FitCLI
-from train import quiet
-from whole_file import write
 
 SETTING = (0, 1)  # FashionMNIST's seeds that set the thresholds
 NUM_CLASSES = 10
@@ -93,7 +90,7 @@ _CNN = (
 )
 _SHORT_RECIPE = (
     "--model=OptimizedCNN --model.channels_last=true --model.preprocessing=MinMaxScaling "
-    "--model.width=8 --model.hidden_size=64 --model.initialiser=null --model.dropout=0.2 "
+    "--model.width=8 --model.hidden_size=64 --model.initializer=null --model.dropout=0.2 "
     "--model.label_smoothing=0.05 --model.order=pool-norm-activation"
 )
 
@@ -128,7 +125,7 @@ class Recipe:
 
 
 def _overlays(*names: str) -> str:
-    return " ".join(f"--config=configs/techniques/{name}.yaml" for name in names)
+    return " ".join(f"--config={technique(name).relative_to(ROOT)}" for name in names)
 
 
 COLLECTION = {
@@ -188,7 +185,7 @@ COLLECTION = {
         "not converging",
         3000,
         8,
-        f"{_CNN} --model.depth=4 {_overlays('init_gaussian')} --model.initialiser.std=0.001 "
+        f"{_CNN} --model.depth=4 {_overlays('init_gaussian')} --model.initializer.std=0.001 "
         f"{_sgd(0.02, 0.9)}",
     ),
     "CNN, SGD at a rate 1e5 times too low": Recipe(
@@ -325,7 +322,7 @@ def _with(thresholds: Thresholds, name: str, value: float) -> Thresholds:
 _START = Thresholds(chance=0.1, swing=0.03, gap=0.3, rise=0.1, shortfall=0.65)
 
 
-_MEASURE = {"chance": "learnt"}
+_MEASURE = {"chance": "learned"}
 _OTHER = {"gap": "rise", "rise": "gap"}
 
 

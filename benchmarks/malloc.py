@@ -7,7 +7,7 @@ optimized CNN in bfloat16, channels last, without Lightning.
 Prints a Markdown table and writes it to ``results/benchmarks/malloc.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import json
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.recipes import ROOT, median_range, save, shown_command, take_turns
 from benchmarks.step import bfloat16_step
-from glibc_malloc import keep_freed_memory
+from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
 WORK = (("train", 128), ("train", 256), ("train", 512), ("evaluate", 250), ("evaluate", 1000))

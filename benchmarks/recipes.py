@@ -20,9 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from whole_file import write
-
-ROOT = Path(__file__).parent.parent
+from foundation.checkout import ROOT
+from foundation.whole_file import write
 
 
 def machine() -> str:

@@ -6,13 +6,14 @@ No network is trained: the reward of an architecture is how many of :data:`TARGE
 Each of three blocks is worth 0.27, of which channels 0.07 and kernel, norm, activation and pooling
 0.05 each, and the hidden layer 0.09. One interaction is worth 0.10: the second block's channels and
 the hidden layer's units are both right. There is no noise; the target alone reaches 1.0. The space
-is the default :class:`studies.architecture.Architecture`: 451,776 networks of one to three blocks.
+is the default :class:`studies.search.architecture.Architecture`: 451,776 networks of one to three
+blocks.
 
 Both samplers have the same number of trials, paired by seed. Prints a Markdown table and writes it,
 with every seed's measures, to ``results/search/reinforce.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import statistics
@@ -25,9 +26,9 @@ import torch
 from optuna.samplers import BaseSampler, RandomSampler
 
 from benchmarks.recipes import ROOT, mean_spread, save, shown_command
-from studies.architecture import Architecture
-from studies.paired_statistics import t_interval
-from studies.reinforce import ReinforceSampler
+from studies.compare.paired_statistics import t_interval
+from studies.search.architecture import Architecture
+from studies.search.reinforce import ReinforceSampler
 
 TARGET = "conv16k5-bn-gelu|conv64k3-relu-pool|conv32k3-bn-relu-pool|fc128"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

@@ -11,7 +11,7 @@ more than 5%.
 Prints Markdown tables and writes them to ``results/benchmarks/scaling.{md,json}``, with a figure.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import statistics
@@ -27,9 +27,9 @@ from benchmarks.recipes import ROOT, median_range, save, shown_command
 from benchmarks.step import bfloat16_step, flops, seconds
 from datamodules import FashionMNISTDataModule
 from datamodules.image_dataset import ImageDataset
-from glibc_malloc import keep_freed_memory
+from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import MinMaxScaling, OptimizedCNN
-from studies.canvas import BLUE, canvas, plain
+from studies.report.canvas import BLUE, canvas, plain
 
 SETTINGS: dict[str, tuple[int, ...]] = {
     "batch size": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),

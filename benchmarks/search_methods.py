@@ -11,7 +11,7 @@ A seed is the sampler's and the trainings'. All studies run in this process, one
 Prints a Markdown table and writes it to ``results/search/methods_<group>.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import tempfile
@@ -20,7 +20,7 @@ from typing import Any
 
 import search
 from benchmarks.recipes import ROOT, mean_spread, save, shown_command
-from studies.search import Search
+from studies.search.search_study import Search
 
 NINE = ["--n_trials=9"]
 GROUPS = {

@@ -9,7 +9,7 @@ by operator; it slows the step somewhat, so that it gives shares, not seconds.
 Prints Markdown tables and writes them to ``results/benchmarks/step.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import statistics
@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recipes import ROOT, median_range, save, shown_command
-from glibc_malloc import keep_freed_memory
+from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
 # Kinds of work, by what their operators' names contain; the first that fits.

@@ -10,7 +10,7 @@ there, kernels are compiled. Without a C++ compiler that contestant is left out.
 Prints a Markdown table and writes it to ``results/benchmarks/throughput_<network>.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import json
@@ -26,8 +26,8 @@ from torchvision.datasets import MNIST
 from benchmarks import contestants
 from benchmarks.contestants import Timed, plain_lightning
 from benchmarks.recipes import ROOT, median_range, save, shown_command, take_turns
+from experiment.main import quiet
 from lightning_modules.image_classifier import cpp_compiler
-from train import quiet
 
 _plain_mlp = partial(plain_lightning, network=contestants.tutorial_mlp, data_set=MNIST)
 CONTESTANTS: dict[str, dict[str, Callable[[str, int], Timed]]] = {

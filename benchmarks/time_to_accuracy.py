@@ -10,7 +10,7 @@ first layer, training, and one test; of the tutorial's tests after each epoch on
 Prints a Markdown table and writes it to ``results/benchmarks/time_to_accuracy.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import json

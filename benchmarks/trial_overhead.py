@@ -9,7 +9,7 @@ model are set up before that, and count as overhead.
 Prints a Markdown table and writes it to ``results/benchmarks/trial_overhead.{md,json}``.
 """
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import search
 from benchmarks.recipes import ROOT, save, shown_command
-from studies.search import Search
+from studies.search.search_study import Search
 
 
 def measure(trials: int) -> list[dict[str, float]]:

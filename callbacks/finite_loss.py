@@ -7,8 +7,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.run_folder import LastCheckpoint
-from errors import UserError
+from callbacks.last_checkpoint import LastCheckpoint
+from foundation.errors import UserError
 
 
 class NonFiniteLossError(UserError):

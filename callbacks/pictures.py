@@ -167,7 +167,7 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 
 def confusion_figure(matrix: Tensor, names: list[str]) -> Any:
-    """Rows are true classes, columns predictions; colour is the share of the row.
+    """Rows are true classes, columns predictions; color is the share of the row.
 
     Args:
         matrix: int64 ``[C, C]``, counts.
@@ -185,8 +185,8 @@ def confusion_figure(matrix: Tensor, names: list[str]) -> Any:
         for column in ticks:
             count = int(matrix[row, column])
             if count:
-                colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
     return figure
 
 

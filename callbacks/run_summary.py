@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.throughput import Throughput
-from whole_file import write
+from foundation.checkout import git_commit
+from foundation.whole_file import write
 
 
 def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
@@ -24,16 +24,6 @@ def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
         for name, value in trainer.callback_metrics.items()
         if name.startswith(prefixes)
     }
-
-
-def git_commit() -> str | None:
-    """The commit of this project's checkout, with ``+`` where files differ from it."""
-    here = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from callbacks.pictures import tensorboard_writer
 class SignalStatistics(Callback):
     """Write mean and standard deviation of activations and gradients per layer to TensorBoard.
 
-    Measured on the first training batch, with the weights as they were initialised: the outputs of
+    Measured on the first training batch, with the weights as they were initialized: the outputs of
     every convolution and linear layer, and the loss's gradient with respect to them. The horizontal
     axis is the layer's position: a curve that falls towards 0 is a vanishing signal, one that grows
     an exploding one.

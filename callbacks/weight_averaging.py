@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
-from errors import UserError
+from foundation.errors import UserError
 
 
 class _Averaging(WeightAveraging):

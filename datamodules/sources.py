@@ -25,7 +25,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from errors import UserError
+from foundation.errors import UserError
 
 FILES = tuple(
     f"{split}-{kind}-ubyte"
@@ -173,7 +173,7 @@ def _from_debian_folder(name: str, folder: Path) -> Path:
 
 def _from_torchvision(name: str, folder: Path) -> Path:
     # Imported here: it takes seconds, and only this source needs it.
-    import torchvision_cpu  # noqa: F401, I001 (has to come before torchvision)
+    import foundation.workarounds.torchvision_cpu  # noqa: F401, I001 (has to come before torchvision)
     from torchvision import datasets
 
     before = socket.getdefaulttimeout()

@@ -1,10 +1,10 @@
 """Draw the figures of these pages from the overlays, the classes and the images themselves.
 
     python docs/draw_figures.py                           # all of them, into docs/figures/
-    python docs/draw_figures.py schedules normalisation   # some of them
+    python docs/draw_figures.py schedules normalization   # some of them
 
 Nothing is drawn from a formula of this file's own: a schedule is built from its YAML and stepped,
-an augmentation is applied to images, an initialiser fills real layers, which values a normalisation
+an augmentation is applied to images, an initializer fills real layers, which values a normalization
 shares is read off its gradients, and the diagnosed runs are those of results/diagnosis. Takes half
 a minute on one CPU core, most of it the fit of ZCA whitening to 55,000 images.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
-import class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
+import foundation
+
+import foundation.workarounds.class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
 
 import argparse
 import io
@@ -38,11 +39,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from datamodules import FashionMNISTDataModule, ImageDataModule
-from lightning_modules import ImageClassifier, Initialiser, Standardize
-from lightning_modules.initialisers import activation_gain
-from lightning_modules.layers import NormName, norm_layer, normed_weight
+from foundation.checkout import technique
+from lightning_modules import ImageClassifier, Initializer, Standardize
+from lightning_modules.initializers import activation_gain
+from lightning_modules.layers.norm import NormName, norm_layer, normed_weight
 from lightning_modules.schedules import build_scheduler
-from studies.canvas import BLUE, GREY, INK, RED
+from studies.report.canvas import BLUE, GRAY, INK, RED
 
 OVERLAYS = ROOT / "configs" / "techniques"
 FIGURES = ROOT / "docs" / "figures"
@@ -56,7 +58,7 @@ GREEN, PURPLE, PALE, SHARED = "#3a8f4d", "#7d55a8", "#d9e6f4", "#7fb0e3"
 
 def overlays(*keys: str) -> list[str]:
     """Names of the overlays that set an argument in ``keys``, e.g. ``augmentation+``; by key."""
-    files = sorted(OVERLAYS.glob("*.yaml"))
+    files = sorted(OVERLAYS.glob("*/*.yaml"))
     return [file.stem for key in keys for file in files if f"\n    {key}:" in file.read_text()]
 
 
@@ -72,7 +74,7 @@ def configured(*names: str, options: tuple[str, ...] = ()) -> Namespace:
     parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     base = ["--model=BaselineCNN", "--model.preprocessing=MinMaxScaling"]
-    files = [f"--config={OVERLAYS / name}.yaml" for name in names]
+    files = [f"--config={technique(name)}" for name in names]
     parsed = parser.parse_args([*base, "--data=FashionMNISTDataModule", *files, *options])
     return parser.instantiate(parsed)
 
@@ -97,7 +99,7 @@ def plain(axes: Axes) -> None:
 
 
 def show(axes: Axes, image: Tensor, **style: Any) -> None:
-    """Show one image ``[1, H, W]``, grey in 0…1 unless ``style`` says otherwise."""
+    """Show one image ``[1, H, W]``, gray in 0…1 unless ``style`` says otherwise."""
     axes.imshow(
         image[0].numpy(),
         **{"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest", **style},
@@ -112,7 +114,7 @@ def name_row(axes: Axes, name: str, note: str = "") -> None:
     at: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "textcoords": "offset points"}
     up = 2 if note else -4
     axes.annotate(name, (0, 0.5), (-8, up), fontsize=10, color=INK, weight="bold", **at)
-    axes.annotate(note, (0, 0.5), (-8, -2), fontsize=8, color=GREY, va="top", **at)
+    axes.annotate(note, (0, 0.5), (-8, -2), fontsize=8, color=GRAY, va="top", **at)
 
 
 # Schedules.
@@ -172,7 +174,7 @@ def schedules(root: Path = DATA) -> Figure:
     return figure
 
 
-# Initialisation.
+# Initialization.
 
 LAYERS = 10
 # 784 pixels narrow to 64 units: where the two sides of a layer differ, so do He and Xavier.
@@ -184,7 +186,7 @@ _COLOURS = {
     "gaussian": RED,
     "uniform": RED,
     "orthogonal": PURPLE,
-    "torch": GREY,
+    "torch": GRAY,
 }
 
 
@@ -194,21 +196,21 @@ def family(name: str) -> str:
 
 
 def signal(
-    images: Tensor, labels: Tensor, initialiser: Initialiser | None, activation: nn.Module
+    images: Tensor, labels: Tensor, initializer: Initializer | None, activation: nn.Module
 ) -> tuple[list[float], list[float]]:
     """Standard deviation of ten linear layers' outputs, and of the loss's gradients in them.
 
     Args:
         images: float ``[N, 784]``.
         labels: int64 ``[N]``.
-        initialiser: fills the weights; None keeps torch's own.
+        initializer: fills the weights; None keeps torch's own.
         activation: follows every layer but the one that gives the logits.
     """
     torch.manual_seed(0)
     sizes = [*WIDTHS, 10]
     layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
-    if initialiser is not None:
-        initialiser(layers, activation)
+    if initializer is not None:
+        initializer(layers, activation)
     outputs = []
     x = images
     for layer in layers[:-1]:
@@ -221,16 +223,16 @@ def signal(
     return [float(x.detach().std()) for x in outputs], [float(g.std()) for g in gradients]
 
 
-def initialisation(root: Path = DATA, count: int = 1000) -> Figure:
-    """Signal and gradient through ten layers, for every initialiser, with ReLU and with tanh."""
+def initialization(root: Path = DATA, count: int = 1000) -> Figure:
+    """Signal and gradient through ten layers, for every initializer, with ReLU and with tanh."""
     data = prepared(FashionMNISTDataModule(root=str(root)))
     assert data.train_set is not None
-    standardise = Standardize()
-    standardise.fit(data.train_set.images)
-    images = standardise(data.train_set.images[:count].float() / 255).flatten(1)
+    standardize = Standardize()
+    standardize.fit(data.train_set.images)
+    images = standardize(data.train_set.images[:count].float() / 255).flatten(1)
     labels = data.train_set.labels[:count]
-    named: dict[str, Initialiser | None] = {
-        name: configured(name).model.initialiser for name in overlays("initialiser")
+    named: dict[str, Initializer | None] = {
+        name: configured(name).model.initializer for name in overlays("initializer")
     }
     named["init_torch"] = None
     order = sorted(named, key=lambda name: (list(_COLOURS).index(family(name)), name))
@@ -266,9 +268,9 @@ def initialisation(root: Path = DATA, count: int = 1000) -> Figure:
 
 
 def line_style(name: str) -> dict[str, Any]:
-    """A colour per family of initialisers; the uniform one of a family dashed, with squares."""
-    colour = _COLOURS[family(name)]
-    style = {"color": colour, "linewidth": 1.4, "label": name}
+    """A color per family of initializers; the uniform one of a family dashed, with squares."""
+    color = _COLOURS[family(name)]
+    style = {"color": color, "linewidth": 1.4, "label": name}
     if "uniform" in name:
         return {**style, "linestyle": "--", "marker": "s", "mfc": "none", "markersize": 6}
     if name == "init_torch":
@@ -396,7 +398,7 @@ def fit_preprocessing(model: ImageClassifier, data: ImageDataModule) -> None:
     model.setup("fit")
 
 
-# Normalisation.
+# Normalization.
 
 _SHARES = {
     "batch": "each channel,\nover the batch",
@@ -411,7 +413,7 @@ N, C, SIDE, CHANNEL = 4, 16, 2, 12
 
 
 def shared(name: NormName) -> Tensor:
-    """Which values have a say in one normalised value: bool ``[N, C, H·W]``.
+    """Which values have a say in one normalized value: bool ``[N, C, H·W]``.
 
     For ``weight``, which values of a convolution's weight in one of its normed weights:
     bool ``[in, out, k·k]``.
@@ -427,8 +429,8 @@ def shared(name: NormName) -> Tensor:
     return values.grad.flatten(2) != 0
 
 
-def normalisation(root: Path = DATA) -> Figure:
-    """A block of activations per norm; coloured is what is normalised together."""
+def normalization(root: Path = DATA) -> Figure:
+    """A block of activations per norm; colored is what is normalized together."""
     figure = Figure(figsize=(9.5, 6.3), dpi=110)
     for i, name in enumerate(get_args(NormName)):
         column, row = i % 3, i // 3
@@ -441,13 +443,13 @@ def normalisation(root: Path = DATA) -> Figure:
         middle, top = (column + 0.5) / 3, 0.97 - 0.46 * row
         figure.text(middle, top, name, fontsize=12, color=INK, weight="bold", ha="center", va="top")
         figure.text(
-            middle, top - 0.045, _SHARES[name], fontsize=9, color=GREY, ha="center", va="top"
+            middle, top - 0.045, _SHARES[name], fontsize=9, color=GRAY, ha="center", va="top"
         )
-    for left, colour, text in (
+    for left, color, text in (
         (0.27, RED, "one value"),
-        (0.42, SHARED, "the values that normalise it"),
+        (0.42, SHARED, "the values that normalize it"),
     ):
-        figure.text(left, 0.025, "■", color=colour, fontsize=14, va="center")
+        figure.text(left, 0.025, "■", color=color, fontsize=14, va="center")
         figure.text(left + 0.025, 0.025, text, color=INK, fontsize=10, va="center")
     return figure
 
@@ -457,16 +459,16 @@ def draw_block(axes: Any, values: Tensor, names: tuple[str, str, str]) -> None:
 
     Args:
         axes: three-dimensional.
-        values: those to colour, bool ``[N, C, H·W]``.
+        values: those to color, bool ``[N, C, H·W]``.
         names: of the three directions: right, back, down.
     """
-    coloured = values.permute(1, 0, 2).flip(2).numpy()
-    colours = np.where(coloured, SHARED, "#f6f6f6")
-    colours[CHANNEL, 0, -1] = RED
+    colored = values.permute(1, 0, 2).flip(2).numpy()
+    colors = np.where(colored, SHARED, "#f6f6f6")
+    colors[CHANNEL, 0, -1] = RED
     axes.voxels(
-        np.ones_like(coloured), facecolors=colours, edgecolor="#a8a8a8", linewidth=0.5, shade=False
+        np.ones_like(colored), facecolors=colors, edgecolor="#a8a8a8", linewidth=0.5, shade=False
     )
-    wide, deep, high = coloured.shape
+    wide, deep, high = colored.shape
     axes.set(xlim=(0, wide), ylim=(0, deep), zlim=(0, high))
     axes.set_box_aspect((wide, 2 * deep, 1.8 * high), zoom=0.74)
     axes.view_init(elev=24, azim=-62)
@@ -506,12 +508,12 @@ def diagnosis(root: Path = DATA) -> Figure:
         epochs = range(1, len(curves["val/loss"]) + 1)
         top.axhline(run["reference"], color=GREEN, linestyle=":", linewidth=1.2)
         for axes, metric in ((top, "accuracy"), (bottom, "loss")):
-            axes.plot(epochs, curves[f"train/{metric}"], "--", color=GREY, linewidth=1.4)
+            axes.plot(epochs, curves[f"train/{metric}"], "--", color=GRAY, linewidth=1.4)
             axes.plot(epochs, curves[f"val/{metric}"], color=BLUE, linewidth=1.8)
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             plain(axes)
         top.set_title(kind, fontsize=11, loc="left", color=INK, weight="bold", pad=18)
-        top.text(0, 1.03, name, fontsize=8, color=GREY, transform=top.transAxes)
+        top.text(0, 1.03, name, fontsize=8, color=GRAY, transform=top.transAxes)
         top.set_ylim(0, 1.02)
         bottom.set_ylim(0, 1.1 * max(*curves["val/loss"], *curves["train/loss"]))
         bottom.set_xlabel("epoch", fontsize=9)
@@ -535,10 +537,10 @@ def diagnosis(root: Path = DATA) -> Figure:
 
 DRAWINGS = {
     "schedules": schedules,
-    "initialisation": initialisation,
+    "initialization": initialization,
     "augmentation": augmentation,
     "preprocessing": preprocessing,
-    "normalisation": normalisation,
+    "normalization": normalization,
     "diagnosis": diagnosis,
 }
 

@@ -1,23 +1,25 @@
 """What is trained: the ImageClassifier base, the networks and their parts."""
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
-from lightning_modules.attention import CrissCrossAttention, SqueezeExcitation
-from lightning_modules.attention_net import AttentionNet
-from lightning_modules.cnn import BaselineCNN, OptimizedCNN
 from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.initialisers import (
+from lightning_modules.initializers import (
     Gaussian,
     HeNormal,
     HeUniform,
-    Initialiser,
+    Initializer,
     Orthogonal,
     Uniform,
     XavierNormal,
     XavierUniform,
 )
-from lightning_modules.mlp import MLP
-from lightning_modules.optimisers import MuonWithAdamW
+from lightning_modules.layers.attention import CrissCrossAttention, SqueezeExcitation
+from lightning_modules.networks.attention_net import AttentionNet
+from lightning_modules.networks.baseline_cnn import BaselineCNN
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.optimized_cnn import OptimizedCNN
+from lightning_modules.networks.searched_cnn import SearchedCNN
+from lightning_modules.optimizers import MuonWithAdamW
 from lightning_modules.preprocessing import (
     ClipOutliers,
     ImputeMissing,
@@ -28,7 +30,6 @@ from lightning_modules.preprocessing import (
     ZCAWhitening,
 )
 from lightning_modules.schedules import ChainedScheduler, InverseTime, SequentialLR
-from lightning_modules.searched_cnn import SearchedCNN
 
 __all__ = [
     "MLP",
@@ -42,7 +43,7 @@ __all__ = [
     "HeUniform",
     "ImageClassifier",
     "ImputeMissing",
-    "Initialiser",
+    "Initializer",
     "InverseTime",
     "MinMaxScaling",
     "MuonWithAdamW",

@@ -1,4 +1,4 @@
-"""The base of every model here: loss, metrics, preprocessing, initialisation, optimisation."""
+"""The base of every model here: loss, metrics, preprocessing, initialization, optimization."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from errors import UserError
-from lightning_modules.initialisers import Initialiser
+from foundation.errors import UserError
+from foundation.pixels import as_float
+from lightning_modules.initializers import Initializer
 from lightning_modules.preprocessing import Preprocessor
 from lightning_modules.schedules import build_scheduler, schedule_lengths
-from pixels import as_float
 
 Batch = tuple[Tensor, Tensor]
 # How many steps' results wait for the training metrics: an update costs as much as a small network.
@@ -49,7 +49,7 @@ class ImageClassifier(LightningModule):
         lr_scheduler_interval: step the scheduler after every optimizer step or every epoch.
         lr_scheduler_monitor: metric that ReduceLROnPlateau watches; unused by the others.
         preprocessing: fitted on the training images in ``setup("fit")``; None passes 0…1 on.
-        initialiser: applied in ``setup("fit")``, once, never over loaded weights; None keeps
+        initializer: applied in ``setup("fit")``, once, never over loaded weights; None keeps
             torch's defaults.
         cleaning: preprocessors that come before it, in this order: clipping, imputation. Pixels
             that are still missing after them (NaN) are black.
@@ -69,7 +69,7 @@ class ImageClassifier(LightningModule):
         ValueError: an argument is out of range, or the optimizer refuses its own arguments.
     """
 
-    initialised: Tensor
+    initialized: Tensor
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ImageClassifier(LightningModule):
         lr_scheduler_interval: Literal["step", "epoch"] = "epoch",
         lr_scheduler_monitor: str = "val/loss",
         preprocessing: Preprocessor | None = None,
-        initialiser: Initialiser | None = None,
+        initializer: Initializer | None = None,
         cleaning: list[Preprocessor] | None = None,
         label_smoothing: float = 0.0,
         l1: float = 0.0,
@@ -117,7 +117,7 @@ class ImageClassifier(LightningModule):
         self.lr_scheduler_monitor = lr_scheduler_monitor
         self.cleaning = nn.ModuleList(cleaning or [])
         self.preprocessing = preprocessing
-        self.initialiser = initialiser
+        self.initializer = initializer
         self.label_smoothing = label_smoothing
         self.l1 = l1
         self.l2 = l2
@@ -125,8 +125,8 @@ class ImageClassifier(LightningModule):
         self.channels_last = channels_last
         self.compiled = compiled
         self._schedule_lengths: list[dict[str, int]] | None = None
-        # In the state_dict, so that weights which were loaded count as initialised.
-        self.register_buffer("initialised", torch.tensor(False))
+        # In the state_dict, so that weights which were loaded count as initialized.
+        self.register_buffer("initialized", torch.tensor(False))
 
         def accuracy(average: Literal["micro", "none"] = "micro") -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average=average, validate_args=False)
@@ -153,7 +153,7 @@ class ImageClassifier(LightningModule):
     # What a network may override.
 
     def gain_activation(self) -> nn.Module | None:
-        """The activation whose gain the initialiser uses; None for a linear network."""
+        """The activation whose gain the initializer uses; None for a linear network."""
         return None
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class ImageClassifier(LightningModule):
         return images
 
     def training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, a scalar. ``val/loss`` and ``test/loss`` never call this.
+        """What training minimizes, a scalar. ``val/loss`` and ``test/loss`` never call this.
 
         Args:
             logits: float ``[N, num_classes]``.
@@ -189,17 +189,17 @@ class ImageClassifier(LightningModule):
     # Lightning's hooks.
 
     def setup(self, stage: str) -> None:
-        """Initialise the weights and fit the preprocessing, once in a model's life."""
+        """Initialize the weights and fit the preprocessing, once in a model's life."""
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
         if stage != "fit":
             return
         if self.compiled and self._compiled_call_impl is None:
             self._compile()
-        if not self.initialised:
-            if self.initialiser is not None:
-                self.initialiser(self, self.gain_activation())
-            self.initialised.fill_(True)
+        if not self.initialized:
+            if self.initializer is not None:
+                self.initializer(self, self.gain_activation())
+            self.initialized.fill_(True)
         self._fit_preprocessing()
 
     def _compile(self) -> None:
@@ -303,7 +303,7 @@ class ImageClassifier(LightningModule):
             if len(images) > 1:
                 raise
             raise UserError(
-                f"a batch of one image cannot be normalised ({error}): choose a --data.batch_size "
+                f"a batch of one image cannot be normalized ({error}): choose a --data.batch_size "
                 "that leaves no single image at the end of an epoch, or --data.drop_last true"
             ) from error
         loss = self.training_loss(logits, targets)

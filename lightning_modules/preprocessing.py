@@ -1,7 +1,7 @@
 """Preprocessing: from pixels in 0…1 to what the first layer sees.
 
 A preprocessor is a module inside the classifier. It is fitted once, on the training images only,
-and keeps what it learnt in buffers, so that a checkpoint carries its own statistics.
+and keeps what it learned in buffers, so that a checkpoint carries its own statistics.
 """
 
 from abc import ABC, abstractmethod
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixels import as_float
+from foundation.pixels import as_float
 
-# The smallest step between two grey values: a spread below it is no spread.
+# The smallest step between two gray values: a spread below it is no spread.
 _ONE_LEVEL = 1 / 255
 
 
@@ -81,7 +81,7 @@ class Standardize(Preprocessor):
 
     Args:
         per_pixel: a mean and deviation for every pixel instead of one for all. Pixels that hardly
-            vary, as in the corners of MNIST, are divided by one grey level at least.
+            vary, as in the corners of MNIST, are divided by one gray level at least.
     """
 
     mean: Tensor
@@ -143,8 +143,8 @@ class ZCAWhitening(Preprocessor):
         # float64: the smallest eigenvalues are far below float32's resolution of the largest.
         covariance = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64)
         for chunk in pixels.split(10_000):
-            centred = (chunk - self.mean).double()
-            covariance += centred.T @ centred
+            centered = (chunk - self.mean).double()
+            covariance += centered.T @ centered
         eigenvalues, vectors = torch.linalg.eigh(covariance / len(pixels))
         scale = (eigenvalues.clamp_min(0) + self.epsilon).rsqrt()
         self.matrix.copy_(vectors * scale @ vectors.T)
@@ -266,7 +266,7 @@ class ClipOutliers(Preprocessor):
 
 
 class ImputeMissing(Preprocessor):
-    """Fill missing pixels (NaN) with the mean of the 8 neighbours that are there.
+    """Fill missing pixels (NaN) with the mean of the 8 neighbors that are there.
 
     Where none is, with the mean of that pixel over the training images.
 
@@ -290,5 +290,5 @@ class ImputeMissing(Preprocessor):
         # Both averages have the same divisor, so that their ratio is the mean of what is there.
         total = F.avg_pool2d(known, 3, stride=1, padding=1)
         present = F.avg_pool2d((~missing).to(images.dtype), 3, stride=1, padding=1)
-        neighbours = torch.where(present > 0, total / present, self.pixel_mean)
-        return torch.where(missing, neighbours, known)
+        neighbors = torch.where(present > 0, total / present, self.pixel_mean)
+        return torch.where(missing, neighbors, known)

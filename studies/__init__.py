@@ -1,6 +1,6 @@
 """What runs many trainings: search spaces, samplers, the queue of trials, reports."""
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 # Before Optuna and rich: typing answers `int | float` with the union that it met first, and after
 # their `float | int` the parser would read `--trainer.limit_val_batches 1` as 1.0, all batches.

@@ -8,12 +8,12 @@ from typing import NoReturn
 
 import optuna
 
-from command_line import Parser
-from errors import UserError
-from studies.interruption import later
-from studies.queue import STORAGE_ERRORS, storage_reason
+from experiment.main import quiet
+from foundation.errors import UserError
+from foundation.parser import Parser
+from studies.queue.interruption import later
+from studies.queue.queue import STORAGE_ERRORS, storage_reason
 from studies.study import StoredStudy
-from train import quiet
 
 INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ActionConfigFile, Namespace
 
-from command_line import Parser
-from errors import UserError
+from foundation.errors import UserError
+from foundation.parser import Parser
 
 
 def add_settings(parser: Parser, settings: type) -> None:

@@ -15,16 +15,15 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from callbacks.run_summary import git_commit
-from errors import UserError
+from foundation.checkout import ROOT, git_commit
+from foundation.errors import UserError
+from foundation.whole_file import write
 from studies.progress import StudyProgress
-from studies.queue import Queue, open_storage, without_password
+from studies.queue.queue import Queue, open_storage, without_password
+from studies.queue.workers import Workers, end_with, work
 from studies.training import config_keys
 from studies.trials import Runner
-from studies.workers import Workers, end_with, work
-from whole_file import write
 
-_ROOT = Path(__file__).parent.parent
 STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes
 
 
@@ -123,7 +122,7 @@ class StoredStudy(Generic[D]):
         os.environ[STORAGE] = self.url  # a command line, and a password in it, anybody may read
         return [
             sys.executable,
-            str(_ROOT / self.program),
+            str(ROOT / self.program),
             what,
             f"--name={self.name}",
             f"--folder={self.folder}",

@@ -12,10 +12,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from optuna.trial import Trial
 from typing_extensions import override
 
-from callbacks import FiniteLoss, RunLogger, Throughput
-from errors import UserError
-from studies.interruption import at_once, later
-from train import ExperimentCLI
+from callbacks import FiniteLoss, Throughput
+from experiment.cli import ExperimentCLI
+from foundation.errors import UserError
+from foundation.run_logger import RunLogger
+from studies.queue.interruption import at_once, later
 
 
 class NoSuchMetricError(UserError):

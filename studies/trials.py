@@ -17,14 +17,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
-from errors import UserError
-from studies.definition import Definition
-from studies.figures import short_names
-from studies.interruption import at_once
-from studies.queue import STORAGE_ERRORS, Lost, Queue
-from studies.space import Space
+from experiment.main import leave_process_group
+from foundation.errors import UserError
+from studies.names import short_names
+from studies.queue.interruption import at_once
+from studies.queue.queue import STORAGE_ERRORS, Lost, Queue
+from studies.search.definition import Definition
+from studies.search.space import Space
 from studies.training import EpochReport, FitCLI, NoSuchMetricError, SeveralProcesses
-from train import leave_process_group
 
 # What ends a trial without being its fault.
 _NOT_A_FAILURE = (

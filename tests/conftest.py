@@ -1,6 +1,6 @@
 """What all tests share: real data, fetched once, and short runs through the real command line."""
 
-import torchvision_cpu  # noqa: F401  isort: skip  (before anything that imports torchvision)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import os
 import signal
@@ -12,6 +12,7 @@ import torch
 
 import train
 from datamodules.sources import fetch
+from experiment.cli import ExperimentCLI
 
 REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "data"
@@ -33,14 +34,14 @@ def data_root() -> Path:
 
 
 @pytest.fixture
-def quick_fit(tmp_path: Path, data_root: Path) -> Callable[..., train.ExperimentCLI]:
+def quick_fit(tmp_path: Path, data_root: Path) -> Callable[..., ExperimentCLI]:
     """``train.main(["fit", ...])`` for a few steps of real data, into ``tmp_path / "runs"``.
 
     ``quick_fit("--config", "configs/baseline_cnn.yaml", epochs=2)``: the arguments follow the data
     module's and come before those that keep the run short.
     """
 
-    def run(*args: str, epochs: int = 1, batches: int = 4) -> train.ExperimentCLI:
+    def run(*args: str, epochs: int = 1, batches: int = 4) -> ExperimentCLI:
         return train.main(
             [
                 "fit",

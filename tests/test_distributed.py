@@ -120,6 +120,7 @@ COUNTING = """
 import json
 from torch import distributed
 import train
+from experiment.main import leave_process_group
 
 sent = {"broadcast": 0, "_broadcast_coalesced": 0}
 
@@ -134,7 +135,7 @@ for name in sent:
 cli = train.main()
 if cli.trainer.is_global_zero:
     print(json.dumps({"buffers": len(list(cli.model.buffers())), **sent}))
-train.leave_process_group()
+leave_process_group()
 """
 
 
@@ -142,7 +143,7 @@ def test_running_statistics_travel_before_validation_alone(data_root: Path, tmp_
     """And with averages of the weights, it is the averaged statistics that do."""
     script = tmp_path / "counting.py"
     script.write_text(COUNTING)
-    overlays = ("techniques/ema.yaml", "hardware/multi_cpu.yaml")
+    overlays = ("techniques/regularization/ema.yaml", "hardware/multi_cpu.yaml")
     configs = [f"--config={REPOSITORY / 'configs' / path}" for path in overlays]
     arguments = (*configs, *MODEL, *OPTIONS, f"--data.root={data_root}", "--test_best=false")
     output = start(
@@ -155,7 +156,7 @@ def test_running_statistics_travel_before_validation_alone(data_root: Path, tmp_
     # Weights and buffers to begin with, and buffers in the first validation's own forward pass.
     assert told["_broadcast_coalesced"] == 2
 
-    run = tmp_path / "runs" / "techniques" / "ema+multi_cpu" / "version_0"
+    run = tmp_path / "runs" / "techniques" / "regularization" / "ema+multi_cpu" / "version_0"
     best = f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"
     validated = train.main(["validate", best, "--trainer.strategy=auto", "--trainer.devices=1"])
     reached = validated.trainer.callback_metrics["val/loss"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import train
 from benchmarks.contestants import tutorial_network
+from experiment.cli import ExperimentCLI
 
 STEPS = 50
 
@@ -42,9 +43,9 @@ def trained(
 
     def run(*options: str) -> Recorder:
         recorder = Recorder()
-        own = train.ExperimentCLI.own_callbacks
+        own = ExperimentCLI.own_callbacks
         with monkeypatch.context() as patch:
-            patch.setattr(train.ExperimentCLI, "own_callbacks", lambda cli: [*own(cli), recorder])
+            patch.setattr(ExperimentCLI, "own_callbacks", lambda cli: [*own(cli), recorder])
             train.main(
                 [
                     "fit",

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search
-import studies.queue
-import studies.search
+import studies.queue.queue
+import studies.search.search_study
 import train
-from studies.definition import define, settings_parser
+from studies.search.definition import define, settings_parser
 
 REPOSITORY = Path(__file__).parent.parent
 LR = "model.init_args.optimizer.init_args.lr"
@@ -62,7 +62,7 @@ def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (tmp_path / name).write_text(text.replace("ROOT", str(data_root)))
     monkeypatch.chdir(tmp_path)
     # Figures take most of a short search's time, and have tests of their own.
-    monkeypatch.setattr("studies.search_report.FIGURES", {})
+    monkeypatch.setattr("studies.search.search_report.FIGURES", {})
     return tmp_path
 
 
@@ -289,7 +289,9 @@ def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyP
     study = write("cells", **GRID)
 
     definition = define(settings_parser().parse_args([study]))
-    monkeypatch.setattr(studies.search, "define", lambda _: definition)  # which takes a while
+    monkeypatch.setattr(
+        studies.search.search_study, "define", lambda _: definition
+    )  # which takes a while
 
     class Killed(BaseException):
         pass
@@ -307,10 +309,10 @@ def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyP
         inner(self, trial)
 
     for owner, name, death, left in (
-        (studies.queue, "RDBStorage", killed, None),
+        (studies.queue.queue, "RDBStorage", killed, None),
         (optuna.Study, "set_user_attr", killed, 0),
         (optuna.Study, "add_trial", killed_later, 4),
-        (studies.search.Search, "save", killed, 9),
+        (studies.search.search_study.Search, "save", killed, 9),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, death)

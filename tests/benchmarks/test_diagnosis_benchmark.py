@@ -10,7 +10,9 @@ import torch
 
 from benchmarks import diagnosis
 from benchmarks.diagnosis import COLLECTION, KINDS, Recipe, ShuffledMNIST
-from callbacks.fit_diagnosis import CURVES, Measures, Thresholds, diagnose
+from diagnosis.curves import CURVES
+from diagnosis.diagnosis import diagnose
+from diagnosis.measures import Measures, Thresholds
 
 COMMITTED = Path(__file__).parents[2] / "results" / "diagnosis"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.malloc import CONTESTANTS, WORK, main
-from glibc_malloc import keep_freed_memory
+from foundation.workarounds.glibc_malloc import keep_freed_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is there on Linux only")

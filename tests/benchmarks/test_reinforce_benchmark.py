@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from benchmarks.reinforce import TARGET, main, reward
-from studies.architecture import Architecture
-from studies.paired_statistics import t_interval
+from studies.compare.paired_statistics import t_interval
+from studies.search.architecture import Architecture
 
 
 @pytest.mark.parametrize(

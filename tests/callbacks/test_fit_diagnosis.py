@@ -19,11 +19,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typing_extensions import override
 
 import train
-from callbacks import FitDiagnosis, fit_diagnosis
-from callbacks.fit_diagnosis import CURVES, Diagnosis, diagnose, nearest_mean_accuracy
-from callbacks.remedies import Remedy
+from callbacks import FitDiagnosis
 from datamodules import FashionMNISTDataModule, ImageDataModule
 from datamodules.image_dataset import ImageDataset
+from diagnosis import finished_runs
+from diagnosis.curves import CURVES, read_curves
+from diagnosis.diagnosis import Diagnosis, diagnose
+from diagnosis.reference import nearest_mean_accuracy
+from diagnosis.suggestions import Suggestion
+from experiment import cli
+from experiment.cli import ExperimentCLI
+from foundation.checkout import technique
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPOSITORY / "configs" / "baseline_cnn.yaml").read_text())
@@ -42,7 +48,7 @@ def towards(start: float, end: float, epochs: int = 12) -> list[float]:
 
 
 LEARNT = curves(towards(0.7, 0.93), towards(0.75, 0.9), towards(0.7, 0.28))
-MEMORISED = curves(towards(0.7, 1.0), towards(0.7, 0.8), [0.6, 0.5, *towards(0.55, 0.9, 10)])
+MEMORIZED = curves(towards(0.7, 1.0), towards(0.7, 0.8), [0.6, 0.5, *towards(0.55, 0.9, 10)])
 BY_GAP = curves(towards(0.7, 1.0), towards(0.7, 0.8), towards(0.8, 0.6))
 LOW = curves(towards(0.3, 0.56), towards(0.3, 0.55), towards(2.0, 1.2))
 JUMPING = curves(towards(0.7, 0.85), [0.7, 0.8] * 6, [0.8, 0.6] * 6)
@@ -54,11 +60,11 @@ BROKEN = curves([0.3, 0.1], [0.3, math.nan], [2.0, math.nan])
     ("shape", "kind", "words"),
     [
         (LEARNT, "good fit", ["0.900", "0.930", "0.690"]),
-        (MEMORISED, "overfitting", ["val/loss ends", "0.500 in epoch 2"]),
+        (MEMORIZED, "overfitting", ["val/loss ends", "0.500 in epoch 2"]),
         (BY_GAP, "overfitting", ["train/accuracy ends at 0.99", "val/accuracy at 0.8"]),
         (LOW, "underfitting", ["best accuracy is 0.550", "in training 0.560", "flat at 1.2"]),
         (JUMPING, "oscillating", ["by 0.100 after epoch 2", "best was 0.800 in epoch 2"]),
-        (CHANCE, "not converging", ["ends at 0.100", "chance is 0.100", "can be learnt"]),
+        (CHANCE, "not converging", ["ends at 0.100", "chance is 0.100", "can be learned"]),
         (BROKEN, "not converging", ["no number in epoch 2"]),
     ],
 )
@@ -123,12 +129,12 @@ def test_curves_of_different_lengths_are_refused(name: str) -> None:
 # Advice.
 
 
-def advice(shape: dict[str, Sequence[float]], **changes: Any) -> list[Remedy]:
+def advice(shape: dict[str, Sequence[float]], **changes: Any) -> list[Suggestion]:
     """For the baseline's configuration, completed, with changes to the model or the data."""
     config = json.loads(json.dumps(CONFIG))
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     model |= {"width": 32, "depth": 2, "hidden_size": 128, "activation": "torch.nn.ReLU"}
-    model |= {"norm": None, "dropout": 0.0, "lr_scheduler": None, "initialiser": None}
+    model |= {"norm": None, "dropout": 0.0, "lr_scheduler": None, "initializer": None}
     model["optimizer"]["init_args"]["weight_decay"] = 0.0
     data |= {"train_fraction": 1.0, "augmentation": None}
     config["early_stopping"] = {"patience": 10}
@@ -142,28 +148,28 @@ def advice(shape: dict[str, Sequence[float]], **changes: Any) -> list[Remedy]:
     return diagnose(shape, 10, 0.69, config=config).advice
 
 
-def overlays(found: list[Remedy]) -> list[str]:
+def overlays(found: list[Suggestion]) -> list[str]:
     return [Path(r.options.split()[-1]).stem for r in found if "--config" in r.options]
 
 
-def options(found: list[Remedy]) -> list[str]:
+def options(found: list[Suggestion]) -> list[str]:
     return [r.options for r in found]
 
 
 def test_advice_against_overfitting() -> None:
-    found = advice(MEMORISED)
+    found = advice(MEMORIZED)
     wanted = ["flip", "affine", "dropout", "weight_decay", "early_stopping"]
     assert overlays(found) == wanted
     assert "--trainer.max_epochs 2" in options(found)
     assert "--model.optimizer.lr 0.000333333" in options(found)
-    assert options(advice(MEMORISED, data__train_fraction=0.1))[0] == "--data.train_fraction 1"
+    assert options(advice(MEMORIZED, data__train_fraction=0.1))[0] == "--data.train_fraction 1"
 
 
 def test_what_is_in_force_is_not_advised() -> None:
     flip = [{"class_path": "kornia.augmentation.RandomHorizontalFlip"}]
     there = {"model__dropout": 0.2, "data__augmentation": flip, "early_stopping__patience": 3}
     there |= {"model__optimizer__weight_decay": 0.1}
-    assert overlays(advice(MEMORISED, **there)) == ["affine"]
+    assert overlays(advice(MEMORIZED, **there)) == ["affine"]
     assert "batch_norm" in overlays(advice(CHANCE))
     assert "batch_norm" not in overlays(advice(CHANCE, model__norm="layer"))
     there = {"model__lr_scheduler": {"class_path": "OneCycleLR", "init_args": {"max_lr": 0.1}}}
@@ -174,10 +180,10 @@ def test_what_is_in_force_is_not_advised() -> None:
 
 def test_no_flips_for_digits_and_no_augmentation_for_damaged_images() -> None:
     config = {**CONFIG, "data": {"class_path": "datamodules.MNISTDataModule", "init_args": {}}}
-    found = diagnose(MEMORISED, 10, 0.69, config=config).advice
+    found = diagnose(MEMORIZED, 10, 0.69, config=config).advice
     assert "affine" in overlays(found)
     assert "flip" not in overlays(found)
-    assert not {"flip", "affine"} & set(overlays(advice(MEMORISED, data__missing_fraction=0.1)))
+    assert not {"flip", "affine"} & set(overlays(advice(MEMORIZED, data__missing_fraction=0.1)))
 
 
 def test_advice_against_underfitting() -> None:
@@ -192,21 +198,21 @@ def test_advice_against_underfitting() -> None:
 
 
 def test_advice_against_no_convergence() -> None:
-    bad = {"model__initialiser": {"class_path": "lightning_modules.Gaussian"}}
+    bad = {"model__initializer": {"class_path": "lightning_modules.Gaussian"}}
     found = advice(CHANCE, **bad, model__optimizer__lr=1.0, model__preprocessing=None)
     assert options(found)[0] == "--model.optimizer.lr 0.001"
     assert overlays(found) == ["init_he_normal", "batch_norm", "min_max", "clip_norm"]
 
 
-@pytest.mark.parametrize("shape", [LEARNT, MEMORISED, LOW, JUMPING, CHANCE, BROKEN])
+@pytest.mark.parametrize("shape", [LEARNT, MEMORIZED, LOW, JUMPING, CHANCE, BROKEN])
 def test_advice_without_a_configuration(shape: dict[str, Sequence[float]]) -> None:
-    for remedy in diagnose(shape, 10, 0.69).advice:
-        assert "optimizer" not in remedy.options
+    for suggestion in diagnose(shape, 10, 0.69).advice:
+        assert "optimizer" not in suggestion.options
 
 
 def test_every_overlay_that_is_advised_exists() -> None:
-    source = (REPOSITORY / "callbacks" / "remedies.py").read_text()
-    names = re.findall(r'self\.overlay\([^()]*, "(\w+)"\)', source)
+    source = (REPOSITORY / "diagnosis" / "suggestions.py").read_text()
+    names = re.findall(r'self\.overlay\([^()]*, "([\w/]+)"\s*\)', source)
     assert len(names) > 10
     for name in names:
         assert (REPOSITORY / "configs" / "techniques" / f"{name}.yaml").is_file()
@@ -250,14 +256,14 @@ def test_nearest_mean_of_real_images_leaves_random_numbers_alone(data_root: Path
 # Real runs.
 
 SMALL = ("--model=MLP", "--model.preprocessing=MinMaxScaling", "--data.val_size=1000")
-MEMORISING = (*SMALL, "--data.train_fraction=0.0034", "--data.batch_size=32")
+MEMORIZING = (*SMALL, "--data.train_fraction=0.0034", "--data.batch_size=32")
 
 
 @pytest.fixture(scope="module")
-def memorised(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """The run of a network that learnt 200 images by heart; shared."""
+def memorized(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """The run of a network that learned 200 images by heart; shared."""
     runs = tmp_path_factory.mktemp("diagnosis") / "runs"
-    args = [*MEMORISING, "--data=FashionMNISTDataModule", f"--data.root={data_root}"]
+    args = [*MEMORIZING, "--data=FashionMNISTDataModule", f"--data.root={data_root}"]
     args += ["--trainer.max_epochs=12", "--trainer.limit_test_batches=1", f"--runs_dir={runs}"]
     train.main(["fit", *args, "--model.optimizer.lr=0.002", "--trainer.enable_progress_bar=false"])
     return runs / "MLP" / "version_0"
@@ -267,18 +273,18 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
-def test_overfitting_is_found_and_written(memorised: Path) -> None:
-    written = summary(memorised)
+def test_overfitting_is_found_and_written(memorized: Path) -> None:
+    written = summary(memorized)
     assert written["diagnosis"]["kind"] == "overfitting"
     assert written["nearest_mean_accuracy"] == pytest.approx(0.65, abs=0.04)
     assert written["diagnosis"]["advice"][0]["options"] == "--data.train_fraction 1"
     assert {"best", "final", "test"} <= set(written)  # beside what was there
-    events = EventAccumulator(str(memorised))
+    events = EventAccumulator(str(memorized))
     events.Reload()
     (tag,) = [tag for tag in events.Tags()["tensors"] if tag.startswith("diagnosis")]
     text = events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
     assert "**overfitting**" in text
-    assert f"--config {memorised / 'config.yaml'} --data.train_fraction 1`" in text
+    assert f"--config {memorized / 'config.yaml'} --data.train_fraction 1`" in text
 
 
 def test_high_rate_is_found_and_the_table_says_what_to_try(
@@ -299,16 +305,16 @@ def test_high_rate_is_found_and_the_table_says_what_to_try(
     assert "momentum" in commands[1]
     # A command that was printed runs.
     scheduled = shlex.split(commands[2])
-    assert scheduled[-1] == str(REPOSITORY / "configs" / "techniques" / "cosine_lr.yaml")
+    assert scheduled[-1] == str(technique("cosine_lr"))
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     train.main(["fit", *scheduled, *limits, "--trainer.enable_progress_bar=false"])
     schedule = yaml.safe_load(Path("runs/MLP/version_1/config.yaml").read_text())["model"]
     assert "CosineAnnealingLR" in schedule["init_args"]["lr_scheduler"]["class_path"]
 
 
-def test_every_command_is_accepted(memorised: Path, tmp_path: Path) -> None:
+def test_every_command_is_accepted(memorized: Path, tmp_path: Path) -> None:
     """Each piece of advice, of any kind, upon a real run's configuration."""
-    config = yaml.safe_load((memorised / "config.yaml").read_text())
+    config = yaml.safe_load((memorized / "config.yaml").read_text())
     config["model"]["init_args"] |= {"dropout": 0.5, "l2": 0.1}
     config["data"]["init_args"]["augmentation"] = [
         {"class_path": "kornia.augmentation.RandomErasing", "init_args": {"p": 0.5}}
@@ -317,7 +323,7 @@ def test_every_command_is_accepted(memorised: Path, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     from studies.training import complete_config
 
-    for shape in (LEARNT, MEMORISED, LOW, JUMPING, CHANCE):
+    for shape in (LEARNT, MEMORIZED, LOW, JUMPING, CHANCE):
         commands = [r.command(str(path)) for r in diagnose(shape, 10, 0.69, config=config).advice]
         assert len(commands) > 2
         start = f"python train.py fit --config {path} "
@@ -338,20 +344,20 @@ def test_a_loss_that_breaks_is_not_converging(
     assert written["diagnosis"]["kind"] == "not converging"
     assert written["diagnosis"]["advice"][0]["options"] == "--model.optimizer.lr 0.02"
     assert "learning rate 1e+10" in written["error"]
-    assert "no number in epoch 1" in fit_diagnosis.report(run)
+    assert "no number in epoch 1" in finished_runs.report(run)
 
 
 def test_runs_without_validation_get_none(
-    quick_fit: Callable[..., train.ExperimentCLI], tmp_path: Path
+    quick_fit: Callable[..., ExperimentCLI], tmp_path: Path
 ) -> None:
     cli = quick_fit("--model=MLP", "--data.val_size=0")
     assert "diagnosis" not in cli.run_summary.summary
     run = tmp_path / "runs" / "MLP" / "version_0"
-    assert fit_diagnosis.report(run) == f"{run}: no diagnosis, nothing was validated"
+    assert finished_runs.report(run) == f"{run}: no diagnosis, nothing was validated"
 
 
 def test_random_numbers_and_results_are_as_without_it(
-    quick_fit: Callable[..., train.ExperimentCLI], monkeypatch: pytest.MonkeyPatch
+    quick_fit: Callable[..., ExperimentCLI], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ends(FitDiagnosis):
         states: list[torch.Tensor] = []  # noqa: RUF012  (of the test)
@@ -362,7 +368,7 @@ def test_random_numbers_and_results_are_as_without_it(
             super().on_fit_end(trainer, pl_module)
             self.states.append(torch.get_rng_state())
 
-    monkeypatch.setattr(train, "FitDiagnosis", Ends)
+    monkeypatch.setattr(cli, "FitDiagnosis", Ends)
     first = quick_fit(*SMALL, "--test_best=false").run_summary.summary
     assert "diagnosis" in first
     monkeypatch.setattr(FitDiagnosis, "on_fit_start", lambda *_: None)
@@ -379,15 +385,15 @@ def _speed(summary: dict[str, Any]) -> dict[str, float]:
 # Runs that are finished.
 
 
-def test_old_runs_get_the_same_diagnosis(memorised: Path, tmp_path: Path) -> None:
-    written = summary(memorised)
-    old = Path(shutil.copytree(memorised, tmp_path / "old"))
-    assert as_written(fit_diagnosis.diagnose_run(old)) == written["diagnosis"]
+def test_old_runs_get_the_same_diagnosis(memorized: Path, tmp_path: Path) -> None:
+    written = summary(memorized)
+    old = Path(shutil.copytree(memorized, tmp_path / "old"))
+    assert as_written(finished_runs.diagnose_run(old)) == written["diagnosis"]
     kept = {k: v for k, v in written.items() if k not in ("diagnosis", "nearest_mean_accuracy")}
     (old / "summary.json").write_text(json.dumps(kept))
-    assert as_written(fit_diagnosis.diagnose_run(old)) == written["diagnosis"]  # from the data
+    assert as_written(finished_runs.diagnose_run(old)) == written["diagnosis"]  # from the data
     (old / "summary.json").unlink()
-    assert as_written(fit_diagnosis.diagnose_run(old))["kind"] == "overfitting"
+    assert as_written(finished_runs.diagnose_run(old))["kind"] == "overfitting"
 
 
 def as_written(found: Diagnosis | None) -> Any:
@@ -395,23 +401,23 @@ def as_written(found: Diagnosis | None) -> Any:
     return json.loads(json.dumps(found.as_dict()))
 
 
-def test_without_the_data_a_reference_is_assumed(memorised: Path, tmp_path: Path) -> None:
-    old = Path(shutil.copytree(memorised, tmp_path / "old"))
+def test_without_the_data_a_reference_is_assumed(memorized: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(memorized, tmp_path / "old"))
     (old / "summary.json").unlink()
     config = yaml.safe_load((old / "config.yaml").read_text())
     config["data"]["init_args"]["root"] = str(tmp_path / "nowhere")
     (old / "config.yaml").write_text(yaml.safe_dump(config))
-    assert as_written(fit_diagnosis.diagnose_run(old))["kind"] == "overfitting"
+    assert as_written(finished_runs.diagnose_run(old))["kind"] == "overfitting"
     config["data"]["class_path"] = "no.such.DataModule"
     (old / "config.yaml").write_text(yaml.safe_dump(config))
-    assert as_written(fit_diagnosis.diagnose_run(old))["kind"] == "overfitting"
+    assert as_written(finished_runs.diagnose_run(old))["kind"] == "overfitting"
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_command_on_a_folder_of_runs(memorised: Path, tmp_path: Path) -> None:
-    shutil.copytree(memorised, tmp_path / "runs" / "b")
-    shutil.copytree(memorised, tmp_path / "runs" / "deep" / "a")
-    command = [sys.executable, "-m", "callbacks.fit_diagnosis", str(tmp_path / "runs")]
+def test_command_on_a_folder_of_runs(memorized: Path, tmp_path: Path) -> None:
+    shutil.copytree(memorized, tmp_path / "runs" / "b")
+    shutil.copytree(memorized, tmp_path / "runs" / "deep" / "a")
+    command = [sys.executable, "train.py", "diagnose", str(tmp_path / "runs")]
     process = subprocess.run(
         command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60, check=True
     )
@@ -419,7 +425,8 @@ def test_command_on_a_folder_of_runs(memorised: Path, tmp_path: Path) -> None:
     for run in ("b", "deep/a"):
         assert f"{tmp_path / 'runs' / run}: overfitting" in process.stdout
         config = tmp_path / "runs" / run / "config.yaml"
-        line = f"python train.py fit --config {config} --config configs/techniques/dropout.yaml"
+        overlay = "configs/techniques/regularization/dropout.yaml"
+        line = f"python train.py fit --config {config} --config {overlay}"
         assert line in process.stdout
 
 
@@ -429,7 +436,7 @@ def test_a_resumed_run_counts_its_later_values(tmp_path: Path) -> None:
     rows += [f"{epoch},{epoch},,1,0.5,1,0.{epoch}" for epoch in (1, 2, 3, 4)]
     rows += ["2,2,,1,0.5,,", "2,2,,,,1,0.9", "3,3,,1,0.6,,"]  # epoch 3 is not validated yet
     path.write_text("\n".join(rows))
-    assert fit_diagnosis.read_curves(path)["val/accuracy"] == [0.1, 0.9]
+    assert read_curves(path)["val/accuracy"] == [0.1, 0.9]
 
 
 @pytest.mark.parametrize(
@@ -447,16 +454,16 @@ def test_a_resumed_run_counts_its_later_values(tmp_path: Path) -> None:
     ],
 )
 def test_broken_runs_are_one_line(
-    memorised: Path, tmp_path: Path, capsys: Any, damage: Callable[[Path], Any], words: str
+    memorized: Path, tmp_path: Path, capsys: Any, damage: Callable[[Path], Any], words: str
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(memorised, run)
+    shutil.copytree(memorized, run)
     damage(run)
     with pytest.raises(SystemExit) as stop:
-        fit_diagnosis.main([str(run), str(memorised)])
+        finished_runs.main([str(run), str(memorized)])
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == 1
     assert words in said.err
     assert str(run) in said.err
-    assert f"{memorised}: overfitting" in said.out  # the others get theirs
+    assert f"{memorized}: overfitting" in said.out  # the others get theirs

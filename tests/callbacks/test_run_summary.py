@@ -14,12 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import train
+from experiment.cli import ExperimentCLI
 
 SMALL = ("--model=BaselineCNN", "--model.width=4", "--model.hidden_size=16")
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> train.ExperimentCLI:
+def cli(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> ExperimentCLI:
     """A finished ``fit``, shared."""
     data = ["--data=FashionMNISTDataModule", f"--data.root={data_root}"]
     limits = ["--trainer.limit_train_batches=6", "--trainer.limit_val_batches=1"]
@@ -30,7 +31,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> train.Expe
 
 
 @pytest.fixture(scope="module")
-def run(cli: train.ExperimentCLI) -> Path:
+def run(cli: ExperimentCLI) -> Path:
     return Path(cli.trainer.loggers[0].log_dir or "")
 
 
@@ -38,7 +39,7 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
-def test_summary_agrees_with_the_curves(run: Path, cli: train.ExperimentCLI) -> None:
+def test_summary_agrees_with_the_curves(run: Path, cli: ExperimentCLI) -> None:
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     accuracy = [float(row["val/accuracy"]) for row in rows if row["val/accuracy"]]
@@ -116,7 +117,7 @@ def test_time_adds_up_over_a_resumed_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_without_a_logger_the_summary_stays_in_memory(
-    quick_fit: Callable[..., train.ExperimentCLI], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick_fit: Callable[..., ExperimentCLI], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cli = quick_fit(*SMALL, "--trainer.logger=false")

@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-import train
 from callbacks import SignalStatistics
 from datamodules import FashionMNISTDataModule
+from experiment.cli import ExperimentCLI
 from lightning_modules import BaselineCNN, MinMaxScaling
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -191,7 +191,7 @@ def test_a_vanishing_or_exploding_signal_can_be_seen(data_root: Path, scale: flo
 
 @pytest.mark.parametrize(("config", "layers"), [("optimized_cnn", 4), ("mlp", 2)])
 def test_the_command_line_measures_every_run(
-    quick_fit: Callable[..., train.ExperimentCLI], config: str, layers: int
+    quick_fit: Callable[..., ExperimentCLI], config: str, layers: int
 ) -> None:
     cli = quick_fit(f"--config={CONFIGS / config}.yaml", "--test_best=false", batches=2)
     written = curves(Path(cli.trainer.logger.log_dir))  # type: ignore[union-attr,arg-type]

@@ -11,13 +11,14 @@ import pytest
 from torch import Tensor
 from typing_extensions import override
 
-import train
 from datamodules import FashionMNISTDataModule
+from experiment.cli import ExperimentCLI
+from foundation.checkout import technique
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-class _Unrun(train.ExperimentCLI):
+class _Unrun(ExperimentCLI):
     """The whole command line up to the run itself."""
 
     @override
@@ -30,8 +31,8 @@ def config() -> Callable[..., list[str]]:
     """``config("batch_norm")``: the arguments for the baseline with that overlay on top."""
 
     def arguments(*overlays: str, base: str = "baseline_cnn") -> list[str]:
-        paths = [CONFIGS / base, *(CONFIGS / "techniques" / name for name in overlays)]
-        return [f"--config={path}.yaml" for path in paths]
+        paths = [CONFIGS / f"{base}.yaml", *map(technique, overlays)]
+        return [f"--config={path}" for path in paths]
 
     return arguments
 

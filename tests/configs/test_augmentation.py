@@ -13,11 +13,13 @@ from lightning import Callback
 from torch import Tensor, nn
 
 import train
+from experiment.cli import ExperimentCLI
+from foundation.checkout import technique
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAYS = ["flip", "random_crop", "affine", "random_erasing", "trivial_augment"]
 STAGES = ["train", "validation", "test", "predict"]
-Runs = Callable[..., train.ExperimentCLI]
+Runs = Callable[..., ExperimentCLI]
 
 
 class Batches(Callback):
@@ -44,8 +46,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Runs:
     """A short fit, test and predict with some overlays on the baseline; each made once."""
 
     @functools.cache
-    def run(*overlays: str) -> train.ExperimentCLI:
-        configs = [CONFIGS / "techniques" / f"{name}.yaml" for name in overlays]
+    def run(*overlays: str) -> ExperimentCLI:
+        configs = [technique(name) for name in overlays]
         cli = train.main(
             [
                 "fit",
@@ -76,17 +78,17 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def batches(cli: train.ExperimentCLI) -> dict[str, list[Tensor]]:
+def batches(cli: ExperimentCLI) -> dict[str, list[Tensor]]:
     [callback] = [each for each in cli.trainer.callbacks if isinstance(each, Batches)]  # type: ignore[attr-defined]
     return callback.images
 
 
-def augmentation(cli: train.ExperimentCLI) -> nn.Sequential:
+def augmentation(cli: ExperimentCLI) -> nn.Sequential:
     assert cli.datamodule.augmentation is not None
     return cli.datamodule.augmentation
 
 
-def lopsided(cli: train.ExperimentCLI) -> Tensor:
+def lopsided(cli: ExperimentCLI) -> Tensor:
     """The training image least like its mirror image, at 20×20 pixels in a black frame."""
     images = cli.datamodule.train_set.images.float() / 255
     image = images[(images - images.flip(3)).abs().mean(dim=(1, 2, 3)).argmax()][None]
@@ -168,15 +170,15 @@ def test_affine_turns_shifts_and_scales_within_its_ranges(runs: Runs) -> None:
         assert low - 1e-3 <= values.min() < low + 0.05 * span
         assert high - 0.05 * span < values.max() <= high + 1e-3
     assert ((matrix - torch.eye(3)).abs().amax(dim=(1, 2)) > 1e-3).all()  # every image is moved
-    # The pixels follow the matrix: the centre of mass goes where the matrix sends it.
-    moved = (matrix @ torch.cat([centre(image)[0], torch.ones(1)]))[:, :2]
-    assert (centre(out) - moved).abs().max() < 0.25
-    assert (centre(out) - centre(image)).norm(dim=1).max() < 4
+    # The pixels follow the matrix: the center of mass goes where the matrix sends it.
+    moved = (matrix @ torch.cat([center(image)[0], torch.ones(1)]))[:, :2]
+    assert (center(out) - moved).abs().max() < 0.25
+    assert (center(out) - center(image)).norm(dim=1).max() < 4
     assert out.sum(dim=(1, 2, 3)).min() > 0.85 * image.sum()
 
 
-def centre(images: Tensor) -> Tensor:
-    """The centres of mass (x, y) in pixels, ``[N, 2]``."""
+def center(images: Tensor) -> Tensor:
+    """The centers of mass (x, y) in pixels, ``[N, 2]``."""
     place = torch.arange(28.0)
     mass = images.sum(dim=(1, 2, 3))
     x, y = (images.sum(dim=(1, over)) @ place / mass for over in (2, 3))
@@ -219,8 +221,8 @@ def test_trivial_augment_uses_many_operations_in_one_batch(runs: Runs) -> None:
     image = lopsided(cli)
     out = augmentation(cli)(image.expand(300, -1, -1, -1))
     assert len(out.flatten(1).unique(dim=0)) > 150
-    # Some change where things are and keep the grey values, others the reverse.
-    moved = (centre(out.clamp_min(1e-6)) - centre(image)).norm(dim=1)
+    # Some change where things are and keep the gray values, others the reverse.
+    moved = (center(out.clamp_min(1e-6)) - center(image)).norm(dim=1)
     black = (out[:, 0, :3] == 0).all(dim=(1, 2))
     assert 0.1 < (moved > 1.5).float().mean() < 0.6
     assert (black & (moved < 0.7)).float().mean() > 0.2

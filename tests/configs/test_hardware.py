@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import train
+from experiment.cli import ExperimentCLI
 from lightning_modules.image_classifier import cpp_compiler
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,7 +35,7 @@ def test_places_the_work_and_keeps_the_recipe(
     assert config["data"]["init_args"]["pin_memory"] is True
 
 
-def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., train.ExperimentCLI]) -> None:
+def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., ExperimentCLI]) -> None:
     cli = quick_fit(
         f"--config={CONFIGS / 'mlp.yaml'}", f"--config={CONFIGS / 'hardware' / 'cpu_bf16.yaml'}"
     )
@@ -44,7 +45,7 @@ def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., train.ExperimentCLI])
 
 @pytest.mark.parametrize("name", ["speedrun", "accurate"])
 def test_the_gpus_recipes_train_on_a_cpu_too(
-    name: str, quick_fit: Callable[..., train.ExperimentCLI]
+    name: str, quick_fit: Callable[..., ExperimentCLI]
 ) -> None:
     cli = quick_fit(
         f"--config={CONFIGS / 'gpu' / f'{name}.yaml'}",
@@ -62,7 +63,7 @@ def test_the_gpus_recipes_train_on_a_cpu_too(
 @pytest.mark.skipif(not shutil.which(cpp_compiler()), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("name", ["mlp", "baseline_cnn"])
 def test_a_compiled_network_is_the_same_network(
-    quick_fit: Callable[..., train.ExperimentCLI], name: str
+    quick_fit: Callable[..., ExperimentCLI], name: str
 ) -> None:
     def losses(compiled: bool) -> tuple[float, float]:
         cli = quick_fit(
@@ -80,7 +81,7 @@ def test_a_compiled_network_is_the_same_network(
 
 
 def test_compiling_without_a_compiler_ends_with_a_line(
-    quick_fit: Callable[..., train.ExperimentCLI],
+    quick_fit: Callable[..., ExperimentCLI],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import train
-from pixels import as_float
+from experiment.cli import ExperimentCLI
+from foundation.pixels import as_float
 
-Fit = Callable[..., train.ExperimentCLI]
+Fit = Callable[..., ExperimentCLI]
 
 SMALL = (
     "--model.width=4",
@@ -26,7 +26,7 @@ SMALL = (
 def fit(quick_fit: Fit, config: Callable[..., list[str]], tmp_path: Path) -> Fit:
     """A small network's short run with the overlays, on 11,000 real training images."""
 
-    def run(*arguments: str, batches: int = 1) -> train.ExperimentCLI:
+    def run(*arguments: str, batches: int = 1) -> ExperimentCLI:
         overlays = [argument for argument in arguments if not argument.startswith("--")]
         options = [argument for argument in arguments if argument.startswith("--")]
         kept = f"--checkpoint.dirpath={tmp_path}"
@@ -35,7 +35,7 @@ def fit(quick_fit: Fit, config: Callable[..., list[str]], tmp_path: Path) -> Fit
     return run
 
 
-def splits(cli: train.ExperimentCLI) -> tuple[Tensor, Tensor]:
+def splits(cli: ExperimentCLI) -> tuple[Tensor, Tensor]:
     """The training images and the held-out ones, as the first layer sees them."""
     with torch.no_grad():
         train_set, val_set = cli.datamodule.train_set, cli.datamodule.val_set
@@ -72,9 +72,9 @@ def test_standardize_pixels_has_mean_0_and_deviation_1_at_every_pixel(fit: Fit) 
     torch.testing.assert_close(std[varied], torch.ones_like(std[varied]), atol=1e-3, rtol=0)
     assert (std[~varied] <= 1).all()  # a border that hardly varies is not blown up
     assert held_out.isfinite().all()
-    centre = held_out[:, 0, 6:22, 6:22]
-    assert centre.mean(dim=0).abs().max() < 0.1
-    assert (centre.std(dim=0) - 1).abs().max() < 0.1
+    center = held_out[:, 0, 6:22, 6:22]
+    assert center.mean(dim=0).abs().max() < 0.1
+    assert (center.std(dim=0) - 1).abs().max() < 0.1
 
 
 def test_zca_whitens_held_out_images_and_shrinks_what_is_below_epsilon(fit: Fit) -> None:
@@ -132,12 +132,12 @@ def damaged(images: Tensor, share: float) -> Tensor:
 
 
 def by_hand(image: Tensor, row: int, column: int) -> float:
-    """The mean of the neighbours that are there."""
+    """The mean of the neighbors that are there."""
     near = image[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
     return near[~near.isnan()].mean().item()
 
 
-def test_a_missing_pixel_is_the_mean_of_its_neighbours(fit: Fit) -> None:
+def test_a_missing_pixel_is_the_mean_of_its_neighbors(fit: Fit) -> None:
     cli = fit("impute_missing", "--model.preprocessing=null")
     raw = damaged(as_float(cli.datamodule.val_set.images[:10]), 0.3)
     held_out = cli.model.preprocess(raw)
@@ -151,7 +151,7 @@ def test_a_missing_pixel_is_the_mean_of_its_neighbours(fit: Fit) -> None:
     assert checked > 150
 
 
-def test_where_no_neighbour_is_left_the_training_mean_stands_in(fit: Fit) -> None:
+def test_where_no_neighbor_is_left_the_training_mean_stands_in(fit: Fit) -> None:
     cli = fit("impute_missing", "--model.preprocessing=null")
     image = cli.datamodule.val_set.images[:1].float() / 255
     image[:, :, 10:15, 10:15] = float("nan")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import train
+from experiment.cli import ExperimentCLI
 from lightning_modules.schedules import build_scheduler
 
 Build = Callable[..., Any]
@@ -41,7 +41,7 @@ def warmup_cosine(t: int, length: int) -> float:
     return 0.01 + 0.99 * t / 100 if t < 100 else cosine(t - 100, length - 100)
 
 
-# The factor of the optimiser's rate at step t of a run, and when the schedule steps.
+# The factor of the optimizer's rate at step t of a run, and when the schedule steps.
 SCHEDULES: dict[str, tuple[str, Callable[[int, int], float]]] = {
     "cosine_lr": ("step", cosine),
     "exponential_lr": ("epoch", lambda t, length: 0.9**t),
@@ -102,7 +102,7 @@ def test_warmup_runs_as_far_as_a_short_run_goes(length: int, build: Build) -> No
 @pytest.mark.parametrize("name", ["cosine_lr", "exponential_lr"])
 def test_a_real_run_has_these_rates(
     name: str,
-    quick_fit: Callable[..., train.ExperimentCLI],
+    quick_fit: Callable[..., ExperimentCLI],
     config: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:

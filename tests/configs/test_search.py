@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import train
-from studies.definition import Definition, define, settings_parser
-from studies.space import Space
+from experiment.cli import ExperimentCLI
+from studies.search.definition import Definition, define, settings_parser
+from studies.search.space import Space
 from studies.training import complete_config, config_keys
 
 pytestmark = [
@@ -40,7 +40,8 @@ def study() -> Callable[..., tuple[Any, Definition]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(REPOSITORY)
             patch.setattr(
-                "studies.definition.complete_config", lambda options: read_once(tuple(options))
+                "studies.search.definition.complete_config",
+                lambda options: read_once(tuple(options)),
             )
             settings = settings_parser().parse_args([f"--config={FOLDER / name}.yaml", *args])
             return settings, define(settings)
@@ -130,7 +131,7 @@ def test_the_pruned_studies_differ_in_the_pruner_alone(study: Callable[..., Any]
 
 
 def test_the_start_of_the_architecture_search_trains(
-    quick_fit: Callable[..., train.ExperimentCLI],
+    quick_fit: Callable[..., ExperimentCLI],
 ) -> None:
     small = ["--data.train_fraction=0.02", "--data.val_size=200", "--data.eval_batch_size=200"]
     cli = quick_fit(f"--config={FOLDER / 'searched_cnn.yaml'}", *small, batches=2)

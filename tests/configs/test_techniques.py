@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import train
+from experiment.cli import ExperimentCLI
+from foundation.checkout import technique
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs"
-OVERLAYS = sorted(path.stem for path in (CONFIGS / "techniques").glob("*.yaml"))
+OVERLAYS = sorted(path.stem for path in (CONFIGS / "techniques").glob("*/*.yaml"))
 MODELS = ("baseline_cnn", "optimized_cnn", "mlp", "attention_net")
 
 # Techniques that need what a network does not have, and the word in the line that says so.
@@ -48,13 +50,13 @@ for path in folder.glob("*.ckpt"):
 """
 
 
-def fit(model: str, overlay: str, data_root: Path) -> train.ExperimentCLI:
+def fit(model: str, overlay: str, data_root: Path) -> ExperimentCLI:
     """Three steps of real data; no run folder."""
     return train.main(
         [
             "fit",
             f"--config={CONFIGS / model}.yaml",
-            f"--config={CONFIGS / 'techniques' / overlay}.yaml",
+            f"--config={technique(overlay)}",
             f"--data.root={data_root}",
             "--data.train_fraction=0.02",
             "--data.val_size=200",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import train
 from datamodules import FashionMNISTDataModule
+from experiment.cli import ExperimentCLI
 
 SPLITS = ["train", "val", "test"]
 Images = Callable[..., dict[str, Tensor]]
@@ -123,7 +123,7 @@ def test_a_bad_share_is_refused_by_name(name: str, value: float) -> None:
 
 
 def test_the_command_line_trains_on_damaged_images(
-    quick_fit: Callable[..., train.ExperimentCLI],
+    quick_fit: Callable[..., ExperimentCLI],
 ) -> None:
     cli = quick_fit(
         "--model=BaselineCNN",

@@ -1,5 +1,4 @@
 import re
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,13 +7,13 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_modules.layers import NormName
+from docs import draw_figures
+from foundation.checkout import technique
+from lightning_modules.layers.norm import NormName
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
-sys.path.insert(0, str(DOCS))
-import draw_figures  # noqa: E402
+DOCS = Path(__file__).parents[2] / "docs"
 
-OVERLAYS = sorted(path.stem for path in draw_figures.OVERLAYS.glob("*.yaml"))
+OVERLAYS = sorted(path.stem for path in draw_figures.OVERLAYS.glob("*/*.yaml"))
 PAGES = sorted(DOCS.glob("*.md"))
 
 
@@ -30,7 +29,8 @@ def rows() -> list[list[str]]:
 
 def test_one_row_per_overlay() -> None:
     linked = [
-        re.findall(r"\[(\w+)\]\(\.\./configs/techniques/(\w+)\.yaml\)", row[1])[0] for row in rows()
+        re.findall(r"\[(\w+)\]\(\.\./configs/techniques/\w+/(\w+)\.yaml\)", row[1])[0]
+        for row in rows()
     ]
     assert sorted(name for name, _ in linked) == OVERLAYS
     assert all(name == file for name, file in linked)
@@ -55,7 +55,7 @@ def value_at(config: Any, path: list[str]) -> Any:
 def test_option_is_what_the_overlay_sets(row: list[str]) -> None:
     name = row[1].split("]")[0].strip(" [")
     option, said = row[2].strip(" `").split(" ", 1)
-    config = yaml.safe_load((draw_figures.OVERLAYS / f"{name}.yaml").read_text())
+    config = yaml.safe_load(technique(name).read_text())
     value = value_at(config, option.removeprefix("--").removesuffix("+").split("."))
     if isinstance(value, dict):
         assert value["class_path"].endswith(said)
@@ -103,7 +103,7 @@ def test_committed_figure(name: str) -> None:
     check_png(DOCS / "figures" / f"{name}.png")
 
 
-@pytest.mark.parametrize("name", ["schedules", "initialisation", "augmentation", "normalisation"])
+@pytest.mark.parametrize("name", ["schedules", "initialization", "augmentation", "normalization"])
 def test_draws(name: str, tmp_path: Path, data_root: Path, capsys: Any) -> None:
     output = tmp_path / "new" / "folder"
     draw_figures.main([name, "--output", str(output), "--root", str(data_root)])
@@ -130,7 +130,7 @@ def test_unknown_name_is_refused(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_families_follow_the_overlays() -> None:
-    assert draw_figures.overlays("initialiser") == [n for n in OVERLAYS if n.startswith("init_")]
+    assert draw_figures.overlays("initializer") == [n for n in OVERLAYS if n.startswith("init_")]
     assert "warmup_cosine" in draw_figures.overlays("lr_scheduler")
     mixing = draw_figures.overlays("augmentation+", "mixing+")
     assert mixing[-2:] == ["cutmix", "mixup"]
@@ -174,8 +174,8 @@ def test_signal_vanishes_without_scaling_only() -> None:
     images, labels = torch.randn(200, 784), torch.randint(10, (200,))
     ends = {}
     for name in ("init_gaussian", "init_he_normal"):
-        initialiser = draw_figures.configured(name).model.initialiser
-        outputs, gradients = draw_figures.signal(images, labels, initialiser, torch.nn.ReLU())
+        initializer = draw_figures.configured(name).model.initializer
+        outputs, gradients = draw_figures.signal(images, labels, initializer, torch.nn.ReLU())
         assert len(outputs) == len(gradients) == draw_figures.LAYERS
         ends[name] = (outputs[-1], gradients[0])
     assert max(ends["init_gaussian"]) < 1e-6

@@ -1,4 +1,4 @@
-"""The base of every model: optimisers and schedules from YAML, losses, metrics, messages."""
+"""The base of every model: optimizers and schedules from YAML, losses, metrics, messages."""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,9 @@ import yaml
 from lightning import Callback, Trainer
 from torch import Tensor, nn
 
-import train
 from callbacks import ProgressBar
 from datamodules import FashionMNISTDataModule
+from experiment.cli import ExperimentCLI
 from lightning_modules import BaselineCNN, MuonWithAdamW, OptimizedCNN
 
 # Whatever this torch has, also what it will have next year.
@@ -32,21 +32,21 @@ SCHEDULERS = sorted(
     if isclass(value) and issubclass(value, lrs.LRScheduler) and not name.endswith("LRScheduler")
 )
 
-Run = Callable[..., train.ExperimentCLI]
+Run = Callable[..., ExperimentCLI]
 
 
 @pytest.fixture
 def from_yaml(quick_fit: Run, tmp_path: Path) -> Run:
     """Three small steps by the real command line, with the model's arguments from a YAML file."""
 
-    def run(init_args: dict[str, Any], *arguments: str, epochs: int = 1) -> train.ExperimentCLI:
+    def run(init_args: dict[str, Any], *arguments: str, epochs: int = 1) -> ExperimentCLI:
         path = tmp_path / "overlay.yaml"
         path.write_text(yaml.safe_dump({"model": {"init_args": init_args}}))
         return quick_fit(
             "--model=BaselineCNN",
             "--model.width=2",
             "--model.hidden_size=8",
-            "--model.initialiser=HeUniform",
+            "--model.initializer=HeUniform",
             "--data.train_fraction=0.01",
             "--data.batch_size=8",
             "--data.eval_batch_size=50",
@@ -62,7 +62,7 @@ def from_yaml(quick_fit: Run, tmp_path: Path) -> Run:
     return run
 
 
-# Optimisers.
+# Optimizers.
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_optimizer_of_torch_trains_from_yaml(name: str, from_yaml: Run) ->
     assert float(used.param_groups[0]["lr"]) == 0.015625
     assert cli.trainer.global_step == 3
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
-    # He-uniform starts with biases of zero, so that what is there now was learnt.
+    # He-uniform starts with biases of zero, so that what is there now was learned.
     assert cli.model.head[-1].bias.count_nonzero() == 10
 
 
@@ -218,7 +218,7 @@ def test_a_run_without_a_schedule_keeps_its_rate(from_yaml: Run) -> None:
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0.1
 
 
-def best(cli: train.ExperimentCLI) -> float:
+def best(cli: ExperimentCLI) -> float:
     """The best value that ReduceLROnPlateau has seen."""
     scheduler = cli.trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(scheduler, lrs.ReduceLROnPlateau)
@@ -317,7 +317,7 @@ def trainer(**options: Any) -> Trainer:
 
 @pytest.fixture(scope="module")
 def fitted(data: FashionMNISTDataModule) -> tuple[BaselineCNN, dict[str, float]]:
-    """A smoothed and penalised network whose weights stay as they are, and what was logged."""
+    """A smoothed and penalized network whose weights stay as they are, and what was logged."""
     torch.manual_seed(0)
     model = BaselineCNN(
         width=2, label_smoothing=0.3, l1=1e-3, l2=1e-2, optimizer=partial(torch.optim.SGD, lr=0.0)

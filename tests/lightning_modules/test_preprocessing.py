@@ -10,15 +10,15 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
-import train
 from datamodules import FashionMNISTDataModule, ImageDataModule
 from datamodules.image_dataset import ImageDataset
-from errors import UserError
+from experiment.cli import ExperimentCLI
+from foundation.errors import UserError
 from lightning_modules import MLP, BaselineCNN, MinMaxScaling, PatchWhitening
 
 
 def plain(*values: int) -> ImageDataset:
-    """An image of one grey value for each of ``values``."""
+    """An image of one gray value for each of ``values``."""
     images = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 28, 28)
     return ImageDataset(images, torch.arange(len(values)) % 10)
 
@@ -57,7 +57,7 @@ def trainer() -> Trainer:
 
 
 def extremes(model: BaselineCNN) -> list[int]:
-    """What the preprocessing has learnt, in 0…255."""
+    """What the preprocessing has learned, in 0…255."""
     scaling = model.preprocessing
     assert isinstance(scaling, MinMaxScaling)
     return [round(scaling.minimum.item() * 255), round(scaling.maximum.item() * 255)]
@@ -71,7 +71,7 @@ def test_min_max_maps_the_training_extremes_to_minus_one_and_one() -> None:
     assert scaling(given).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_min_max_over_the_full_range_is_the_usual_normalisation() -> None:
+def test_min_max_over_the_full_range_is_the_usual_normalization() -> None:
     scaling = MinMaxScaling()
     scaling.fit(plain(0, 255).images)
     images = torch.rand(5, 1, 28, 28)
@@ -202,7 +202,7 @@ def test_the_first_layer_sees_the_preprocessed_image() -> None:
 
 
 def test_the_command_line_fits_real_images_to_minus_one_to_one(
-    quick_fit: Callable[..., train.ExperimentCLI], tmp_path: Path
+    quick_fit: Callable[..., ExperimentCLI], tmp_path: Path
 ) -> None:
     cli = quick_fit(
         "--model=BaselineCNN",
@@ -289,7 +289,7 @@ def test_networks_are_built_for_what_comes_out_of_it() -> None:
 
 
 def test_the_speedrun_learns_its_patches_from_the_training_split(
-    quick_fit: Callable[..., train.ExperimentCLI], data_root: Path
+    quick_fit: Callable[..., ExperimentCLI], data_root: Path
 ) -> None:
     cli = quick_fit("--config=configs/speedrun.yaml")
     whitening = cli.model.preprocessing

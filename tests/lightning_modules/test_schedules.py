@@ -12,7 +12,7 @@ import torch.optim.lr_scheduler as lrs
 from lightning import Callback, Trainer
 
 from datamodules import FashionMNISTDataModule
-from errors import UserError
+from foundation.errors import UserError
 from lightning_modules import BaselineCNN, ChainedScheduler, InverseTime, SequentialLR
 from lightning_modules.schedules import build_scheduler
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from errors import UserError
+from experiment.main import quiet
+from foundation.errors import UserError
 from studies.training import EpochReport, FitCLI, complete_config, config_keys
-from train import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 

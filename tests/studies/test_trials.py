@@ -13,8 +13,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from errors import UserError
-from studies.queue import Lost, Queue, create_or_load, open_storage
+from foundation.errors import UserError
+from studies.queue.queue import Lost, Queue, create_or_load, open_storage
 from studies.training import SeveralProcesses
 from studies.trials import Outcome, Runner
 

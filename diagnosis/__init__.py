@@ -1,0 +1,1 @@
+"""What curves mean and what to try: reads numbers, knows no Trainer."""

@@ -1,0 +1,130 @@
+"""The diagnosis of runs that are finished: ``python train.py diagnose runs/…``."""
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from diagnosis.curves import broken_off, read_curves
+from diagnosis.diagnosis import Diagnosis, diagnose
+from diagnosis.reference import nearest_mean_accuracy
+from foundation.errors import UserError
+from foundation.run_folder import as_typed
+
+
+def diagnose_run(run: Path) -> Diagnosis | None:
+    """Diagnose a run that is finished, from its files; None where nothing was validated.
+
+    Where ``summary.json`` does not hold the accuracy of the nearest class mean, it is computed from
+    the data that ``config.yaml`` names, if that is on this machine.
+
+    Raises:
+        UserError: a file of the run is missing or broken.
+    """
+    curves = read_curves(run / "metrics.csv")
+    config = _mapping(run / "config.yaml", yaml.safe_load)
+    path = run / "summary.json"
+    summary = _mapping(path, json.loads) if path.is_file() else {}
+    if "error" in summary:
+        curves = broken_off(curves, len(curves["val/loss"]))
+    if not curves["val/accuracy"]:
+        return None
+    try:
+        classes = int(config["model"]["init_args"].get("num_classes", 10))
+        data = json.dumps(config["data"], sort_keys=True)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{run / 'config.yaml'}: not the configuration of a run") from error
+    reference = summary.get("nearest_mean_accuracy")
+    if reference is None:
+        reference = _reference_of(data)
+    return diagnose(curves, classes, reference, config=config)
+
+
+def _mapping(path: Path, parse: Any) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; expected a run of train.py fit") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: broken ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys and values; got {type(content).__name__}")
+    return content
+
+
+@functools.lru_cache(maxsize=8)
+def _reference_of(data: str) -> float | None:
+    """Accuracy of the nearest class mean for a configuration of the data; None without the data."""
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from datamodules import ImageDataModule
+
+    config = json.loads(data)
+    for unused in ("augmentation", "mixing"):
+        config.get("init_args", {}).pop(unused, None)
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    try:
+        datamodule = parser.instantiate(parser.parse_object({"data": config})).data
+        datamodule.setup("fit")
+    except (jsonargparse.ArgumentError, UserError, OSError, ValueError, TypeError):
+        return None
+    return nearest_mean_accuracy(datamodule)
+
+
+def runs_in(path: Path) -> list[Path]:
+    """``path`` where it is a run, or the runs below it.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such folder")
+    found = sorted({file.parent for name in _RUN_FILES for file in path.glob(f"**/{name}")})
+    if not found:
+        raise UserError(f"{path}: holds no run; expected a folder with metrics.csv, or one of runs")
+    return found
+
+
+_RUN_FILES = ("metrics.csv", "summary.json")
+
+
+def report(run: Path) -> str:
+    """The diagnosis of a run that is finished, as text with commands."""
+    diagnosis = diagnose_run(run)
+    if diagnosis is None:
+        return f"{run}: no diagnosis, nothing was validated"
+    lines = [f"{run}: {diagnosis.kind}", *(f"  {text}" for text in diagnosis.evidence)]
+    for suggestion in diagnosis.advice:
+        lines.append(f"  → {suggestion.why}")
+        if suggestion.options:
+            lines.append(f"    {suggestion.command(as_typed(run / 'config.yaml'))}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train.py diagnose", description="Diagnose runs that are finished."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, or above runs")
+    failed = False
+    for path in parser.parse_args(arguments).runs:
+        try:
+            runs = runs_in(path)
+        except UserError as error:
+            print(f"train.py: error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        for run in runs:
+            try:
+                print(report(run))
+            except UserError as error:
+                print(f"train.py: error: {error}", file=sys.stderr)
+                failed = True
+    if failed:
+        raise SystemExit(2)

@@ -1,0 +1,79 @@
+"""The table that ends a command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diagnosis.suggestions import Suggestion
+from foundation.run_folder import as_typed
+from foundation.run_logger import RunLogger
+
+if TYPE_CHECKING:
+    from experiment.cli import ExperimentCLI
+
+
+def print_report(cli: "ExperimentCLI", checkpoint: str) -> None:
+    """Print a short table: what was reached, where it lies, what to type next.
+
+    Args:
+        cli: whose command has ended.
+        checkpoint: path of the one that was tested; empty for none.
+    """
+    # Costs a moment of start-up that only this needs.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = cli.run_summary.summary
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in _rows(cli, summary):
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    if cli.subcommand == "fit" and checkpoint:
+        short = as_typed(Path(checkpoint))
+        console.print("next", style="bold")
+        for command in (
+            f"python train.py test --ckpt_path {short}",
+            f"python train.py predict --ckpt_path {short}",
+            f"tensorboard --logdir {cli.config.fit.runs_dir}",
+            *_advice(cli, summary),
+        ):
+            console.print(f"  {command}", soft_wrap=True, highlight=False)
+
+
+def _advice(cli: "ExperimentCLI", summary: dict[str, Any], most: int = 3) -> list[str]:
+    """The first commands that the diagnosis suggests, each below its reason."""
+    if "diagnosis" not in summary:
+        return []
+    config = as_typed(Path(cli.trainer.loggers[0].log_dir or "") / "config.yaml")
+    advice = [Suggestion(**entry) for entry in summary["diagnosis"]["advice"]]
+    commands = [
+        (suggestion.why, suggestion.command(config)) for suggestion in advice if suggestion.options
+    ]
+    return [line for why, command in commands[:most] for line in (f"# {why}", command)]
+
+
+def _rows(cli: "ExperimentCLI", summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if cli.subcommand == "fit" and summary.get("best"):
+        best = summary["best"]
+        rows.append(("best epoch", f"{best['epoch']} of {summary['epochs']}"))
+        rows += [(name, f"{best[name]:.4f}") for name in ("val/accuracy", "val/loss")]
+    elif cli.subcommand == "validate":
+        metrics = cli.trainer.callback_metrics.items()
+        rows += [(name, f"{value:.4f}") for name, value in metrics if name.startswith("val/")]
+    if cli.subcommand != "validate":
+        rows += [(name, f"{value:.4f}") for name, value in summary.get("test", {}).items()]
+    if cli.subcommand == "fit" and summary:
+        rows.append(("time", f"{summary['seconds']:.1f} s"))
+        if summary["images_per_second"]:
+            rows.append(("speed", f"{summary['images_per_second']:,.0f} images/s"))
+        rows.append(("parameters", f"{summary['parameters']:,}"))
+    if cli.subcommand == "fit" and "diagnosis" in summary:
+        found = summary["diagnosis"]
+        rows.append(("diagnosis", f"{found['kind']}: {found['evidence'][0]}"))
+    if cli.trainer.loggers and isinstance(cli.trainer.logger, RunLogger):
+        rows.append(("run", as_typed(Path(cli.trainer.logger.log_dir))))
+    return rows

@@ -1,0 +1,6 @@
+"""What every part stands on: errors, files written whole, the parser, run folders.
+
+Importing it makes torchvision importable beside a CPU-only torch.
+"""
+
+import foundation.workarounds.torchvision_cpu  # noqa: F401  (before anything imports torchvision)

@@ -1,0 +1,80 @@
+"""A run is a folder: which one a checkpoint belongs to, and what is in it.
+
+``runs/<experiment>/version_<N>/`` holds ``config.yaml``, ``checkpoints/best.ckpt`` and
+``last.ckpt``, TensorBoard events, ``metrics.csv`` and ``summary.json``.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foundation.errors import UserError
+
+CONFIG_KEY = "config"  # in a checkpoint: the YAML that made it
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """The run that ``checkpoint`` lies in; None where it lies alone."""
+    run = checkpoint.resolve().parent.parent
+    inside = checkpoint.resolve().parent.name == "checkpoints" and (run / "config.yaml").is_file()
+    return run if inside else None
+
+
+def newest_checkpoint(runs_dir: Path, experiment: str | None, name: str) -> Path:
+    """The newest ``<name>.ckpt`` (best or last) of an experiment, or of all of them (None).
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = runs_dir / experiment if experiment else runs_dir
+    found = folder.glob(f"{'' if experiment else '**/'}version_*/checkpoints/{name}.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(f"--ckpt_path {name}: no {name}.ckpt of any run under {folder}; fit first")
+    return newest
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint on the CPU, without running any code it may hold.
+
+    Raises:
+        UserError: the file is missing, truncated, no checkpoint, or holds code.
+    """
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"--ckpt_path {path}: refused, because loading it would run code, or it is no "
+            "checkpoint of PyTorch; use one that train.py fit wrote"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"--ckpt_path {path}: truncated or not a checkpoint ({reason}); "
+            "use another one of the run, or fit again"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"--ckpt_path {path}: holds no state_dict; expected one that fit wrote")
+    return checkpoint
+
+
+def experiment_name(configs: Sequence[Path]) -> str:
+    """``mnist/baseline_cnn+dropout`` of configuration files; empty where there are none."""
+    names: list[str] = []
+    for config in configs:
+        path = config.resolve().with_suffix("")
+        parts = path.parts
+        inside = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+        names.append("/".join(inside) if not names else path.name)
+    return "+".join(names)
+
+
+def as_typed(path: Path) -> str:
+    """The path as one would type it here."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

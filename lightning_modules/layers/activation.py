@@ -1,0 +1,7 @@
+"""What an activation is."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+Activation = Callable[[], nn.Module]

@@ -1,0 +1,138 @@
+"""How one run of a comparison is trained and measured."""
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from callbacks import NonFiniteLossError, Throughput
+from callbacks.peak_memory import PeakMemory
+from diagnosis.curves import read_curves
+from studies.compare.comparison import Definition
+from studies.compare.paired_statistics import Comparison, Run
+from studies.names import failure
+from studies.training import FitCLI
+from studies.trials import Outcome, Runner
+
+# So many training images tell the training accuracy to a few thousandths.
+_MOST_IMAGES = 10_000
+
+
+class ComparisonRunner(Runner):
+    """Train a variant under a seed, test its best checkpoint, and measure what it cost.
+
+    The queue's trials have the parameters ``group``, ``variant`` and ``seed``. A run is the folder
+    ``runs/<group>/<variant>/seed_<seed>``.
+    """
+
+    def run_folder(self, trial_id: int) -> Path:
+        values = self.queued(trial_id)
+        return Path(
+            self.folder, "runs", values["group"], values["variant"], f"seed_{values['seed']}"
+        )
+
+    def train(self, trial_id: int, *, child: bool = False) -> Outcome:
+        values = self.queued(trial_id)
+        # As it is now: another machine may have added what this trial is about.
+        definition = Definition(**self.queue.study.user_attrs["definition"])
+        config = definition.configs[f"{values['group']}/{values['variant']}"]
+        options = [f"--config={config}", f"--seed_everything={values['seed']}"]
+        tested = definition.metric.startswith("test/")
+        if not tested:
+            options += ["--test_best=false", "--trainer.enable_checkpointing=false"]
+        memory = PeakMemory()
+        run = self.run_folder(trial_id)
+        try:
+            cli = FitCLI(options, run, [memory], keep=True, child=child)
+        except NonFiniteLossError as error:
+            written = run / "summary.json"
+            summary = json.loads(written.read_text()) if written.is_file() else {}
+            return self.failed(trial_id, error, **_diagnosed(summary))
+        summary = cli.run_summary.summary
+        measured = {
+            name: value for name, value in summary.get("test", {}).items() if value is not None
+        }
+        measured |= {name: summary["best"][name] for name in ("val/accuracy", "val/loss")}
+        measured |= {
+            "best_epoch": summary["best"]["epoch"],
+            "epochs": summary["epochs"],
+            "parameters": summary["parameters"],
+        }
+        if tested:
+            measured["train_accuracy"] = _training_accuracy(cli)
+        (speed,) = (c for c in cli.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        # The median: what else the machine does for a moment does not count, nor the first steps.
+        measured["seconds_per_epoch"] = statistics.median(speed.epochs)
+        if memory.peak is not None:
+            measured["peak_memory"] = memory.peak
+        if not definition.keep_checkpoints:
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        attrs = {
+            "epochs": summary["epochs"],
+            "measured": measured,
+            "curves": read_curves(run / "metrics.csv"),
+            **_diagnosed(summary),
+        }
+        return Outcome(TrialState.COMPLETE, measured[definition.metric], attrs)
+
+
+def _diagnosed(summary: dict[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` says of the curves, for the trial's attributes."""
+    found = summary.get("diagnosis") or {}
+    return {
+        "diagnosis": found.get("kind"),
+        "evidence": found.get("evidence", []),
+        "advice": found.get("advice", []),
+    }
+
+
+def _training_accuracy(cli: FitCLI) -> float:
+    """Of the tested weights, on training images as they are: not augmented, nothing dropped."""
+    data = cli.datamodule.train_set
+    assert data is not None
+    model = cli.model.eval()
+    right = 0
+    images, labels = data.images[:_MOST_IMAGES], data.labels[:_MOST_IMAGES]
+    with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
+        size = cli.datamodule.eval_batch_size
+        for batch, target in zip(images.split(size), labels.split(size), strict=True):
+            logits = model.infer(batch.to(model.device))
+            right += int((logits.argmax(dim=1).cpu() == target.cpu()).sum())
+    return right / len(labels)
+
+
+def collected(study: optuna.Study, definition: Definition) -> Comparison:
+    """What a comparison's study holds so far."""
+    runs = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state in (TrialState.COMPLETE, TrialState.FAIL):
+            attrs = trial.user_attrs
+            failed = trial.state == TrialState.FAIL
+            runs.append(
+                Run(
+                    **attrs["values"],
+                    measured=attrs.get("measured", {}),
+                    curves=attrs.get("curves", {}),
+                    diagnosis=attrs.get("diagnosis"),
+                    evidence=attrs.get("evidence", []),
+                    advice=attrs.get("advice", []),
+                    reason=failure(trial) if failed else None,
+                )
+            )
+    epochs = max((int(run.measured.get("epochs", 0)) for run in runs), default=0)
+    return Comparison(
+        name=definition.name,
+        groups=definition.groups,
+        variants=definition.variants,
+        chain=definition.chain,
+        seeds=definition.seeds,
+        configs=definition.configs,
+        epochs=epochs,
+        runs=runs,
+        metric=definition.metric,
+    )

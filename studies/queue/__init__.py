@@ -1,0 +1,1 @@
+"""The queue of trials, and who works on it."""

@@ -1,0 +1,297 @@
+"""The queue of trials that workers share: in a SQLite file, or in a database for many machines.
+
+A study's trials are queued before they run. A worker takes one, and nobody else gets it; when the
+worker dies, its trial goes back into the queue. So the number of trials is exact however many
+workers and restarts there are, and a grid's cells are neither lost nor run twice.
+"""
+
+import os
+import platform
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from foundation.errors import UserError
+
+# Seconds between two signs of life of a worker, and without one until its trial is taken back.
+HEARTBEAT, GRACE = 10, 60
+# How often a trial may take its worker down with it before it counts as failed.
+MAX_TRIES = 3
+
+# A database that is gone, or refuses.
+STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Connect to a database, and make its tables where there are none.
+
+    Raises:
+        UserError: there is no such database, driver or permission.
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+        kind = parsed.get_backend_name()
+        if kind not in ("sqlite", "postgresql"):
+            raise ValueError(f"{kind} is neither postgresql nor sqlite")
+        if kind == "sqlite" and not (parsed.database and Path(parsed.database).parent.is_dir()):
+            raise ValueError("names no file in a folder that is there")
+        # Many processes may write one SQLite file: wait for one another instead of failing.
+        connect = {"timeout": 60} if kind == "sqlite" else {}
+        if parsed.get_driver_name().startswith("psycopg"):
+            connect = {"connect_timeout": 10}
+        engine = sqlalchemy.create_engine(parsed, connect_args=connect)
+        with alone(engine):  # two that make the same tables would disturb each other
+            storage = RDBStorage(
+                url,
+                engine_kwargs={"connect_args": connect},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+            )
+        engine.dispose()
+        return storage
+    except ImportError as error:
+        raise UserError(
+            f"--storage {without_password(url)}: {error}; for PostgreSQL: pip install "
+            "'psycopg[binary]', and a URL that begins with postgresql+psycopg://"
+        ) from error
+    except (*STORAGE_ERRORS, OSError, ValueError) as error:
+        raise UserError(
+            f"--storage {without_password(url)}: {storage_reason(error)}; expected the URL of a "
+            "database that is there, e.g. postgresql+psycopg://user:password@host:5432/name"
+        ) from error
+
+
+def storage_reason(error: Exception) -> str:
+    """What a database said, in a line."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
+        error = error.__cause__  # type: ignore[assignment]
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def without_password(text: str) -> str:
+    """A URL, or an option with one, that may be shown."""
+    text = re.sub(r"((?:://|^(?!.*://))[^:/@]*):.*@", r"\1:***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
+
+
+@contextmanager
+def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
+    """Wait until no other process is in here with this database, on any machine that shares it.
+
+    A process that dies lets the next one in.
+    """
+    if engine.url.get_backend_name() == "sqlite":
+        with FileLock(f"{engine.url.database}.lock"):
+            yield
+        return
+    with engine.connect() as connection:
+        # A machine that is switched off in here says no farewell.
+        connection.execute(
+            sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+        )
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('studies'))"))
+        yield
+
+
+class Lost(Exception):
+    """The trial was taken back from this worker, which had given no sign of life for too long."""
+
+
+class Queue:
+    """A study's trials, as a queue.
+
+    Args:
+        study: whose trials they are.
+        folder: of the study on this machine; its workers keep a lock each there while they live.
+    """
+
+    def __init__(self, study: optuna.Study, folder: Path) -> None:
+        self.study = study
+        self.storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
+        self.folder = folder.resolve() / "workers"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # A file system lock is let go by the system when its process ends, however it ends.
+        self.life = FileLock(self.folder / f"{platform.node()}-{uuid.uuid4().hex}.lock")
+
+    def __enter__(self) -> "Queue":
+        self.life.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put what did not end back into the queue."""
+        try:
+            for trial in self.trials((TrialState.RUNNING,)):
+                self.give_back(trial._trial_id)
+        finally:
+            self.life.release()
+        Path(self.life.lock_file).unlink(missing_ok=True)
+
+    def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """The trials that run, or are still wanted: a later command may want fewer than before."""
+        wanted = self.study.user_attrs.get("wanted")
+        return [
+            trial
+            for trial in self.trials((TrialState.WAITING, TrialState.RUNNING))
+            if trial.state == TrialState.RUNNING or wanted is None or trial.number < wanted
+        ]
+
+    def total(self) -> int:
+        """How many trials there will be."""
+        return len(self.unfinished()) + sum(trial.state.is_finished() for trial in self.trials())
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self.unfinished() if trial.state == TrialState.WAITING]
+
+    def fill(self, trials: Sequence[Mapping[str, Any] | None]) -> None:
+        """Queue what is missing of these trials; None leaves the parameters to the sampler.
+
+        To be called :func:`alone`.
+        """
+        there = [trial.system_attrs.get("fixed_params") for trial in self.trials()]
+        free = len(there)  # any trial counts where the sampler chooses
+        for params in trials:
+            if params is None:
+                free -= 1
+            if free >= 0 if params is None else params in there:
+                continue
+            attrs = {} if params is None else {"fixed_params": dict(params)}
+            self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attrs))
+
+    def take(self, create: bool = False) -> int | None:
+        """Take the next trial.
+
+        Args:
+            create: whether a new one is made where none waits.
+
+        Returns:
+            The trial's id; None where none waits.
+        """
+        with alone(self.storage.engine):
+            self.take_back()
+            if create and not self._waiting():
+                self.study.add_trial(create_trial(state=TrialState.WAITING))
+            waiting = self._waiting()
+            if not waiting:
+                return None
+            trial_id, tries = waiting[0]._trial_id, waiting[0].user_attrs.get("tries", 0)
+            # Signed before it runs, so that no trial ever runs without a sign of who has it.
+            owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
+            self.storage.record_heartbeat(trial_id)
+            self.storage.set_trial_user_attr(trial_id, "owner", owner)
+            self.storage.set_trial_user_attr(trial_id, "tries", tries + 1)
+            self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+            return trial_id
+
+    def give_back(self, trial_id: int) -> None:
+        """Put a trial that did not end back into the queue, with its parameters."""
+        with alone(self.storage.engine):
+            trial = self.storage.get_trial(trial_id)
+            if trial.state == TrialState.RUNNING and self._is_mine(trial):
+                tries = trial.user_attrs.get("tries", 1)
+                self.storage.set_trial_user_attr(trial_id, "tries", tries - 1)
+                self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+
+    def take_back(self) -> None:
+        """Queue the trials of dead workers again; one that took several down with it has failed."""
+        stale = set(self.storage._get_stale_trial_ids(self.study._study_id))
+        for trial in self.trials((TrialState.RUNNING,)):
+            if not self._died(trial, trial._trial_id in stale):
+                continue
+            tries = trial.user_attrs.get("tries", 1)
+            if tries < MAX_TRIES:
+                self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+            else:
+                reason = f"its worker died {tries} times (killed, or out of memory)"
+                self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+                self.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+
+    def _died(self, trial: FrozenTrial, stale: bool) -> bool:
+        """Whether a running trial's worker is dead.
+
+        On this machine, where nobody holds its lock; elsewhere, where its last sign of life is old.
+        """
+        owner = trial.user_attrs.get("owner")
+        if owner is None:  # nobody here took it
+            return True
+        # Two machines may have one name, but not one lock.
+        if owner["host"] != platform.node() or not Path(owner["lock"]).exists():
+            return stale
+        try:
+            FileLock(owner["lock"]).acquire(timeout=0).lock.release()
+        except Timeout:
+            return False
+        return True
+
+    def _is_mine(self, trial: FrozenTrial) -> bool:
+        owner = trial.user_attrs.get("owner") or {}
+        return owner.get("lock") == str(self.life.lock_file)
+
+    @contextmanager
+    def working_on(self, trial_id: int) -> Iterator[None]:
+        """Give signs of life while a trial runs; one that does not end goes back."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                with suppress(*STORAGE_ERRORS):  # the trial itself will find the storage gone
+                    self.storage.record_heartbeat(trial_id)
+
+        try:
+            # Optuna's own thread would outlive an interruption that comes while it starts.
+            threading.Thread(target=beat, daemon=True).start()
+            yield
+        finally:
+            ended.set()
+            self.give_back(trial_id)
+
+    def finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        value: float | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record how a trial ended.
+
+        Raises:
+            Lost: it was taken back, and may be running elsewhere.
+        """
+        with alone(self.storage.engine):
+            trial = self.storage.get_trial(trial_id)
+            if trial.state != TrialState.RUNNING or not self._is_mine(trial):
+                raise Lost
+            for name, attr in (attrs or {}).items():
+                self.storage.set_trial_user_attr(trial_id, name, attr)
+            try:
+                self.study.tell(trial.number, value, state)
+            except RuntimeError:
+                # A sampler that has tried everything stops a loop of Optuna's that is not there.
+                if not self.storage.get_trial(trial_id).state.is_finished():
+                    raise
+
+
+def create_or_load(
+    storage: RDBStorage, name: str, direction: Literal["maximize", "minimize"]
+) -> optuna.Study:
+    """The study of that name."""
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction=direction,
+        sampler=RandomSampler(),  # the definition brings the real one
+        load_if_exists=True,
+    )

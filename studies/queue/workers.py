@@ -1,0 +1,139 @@
+"""Who works on a queue: this process, or several that it starts and watches."""
+
+import gc
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from foundation.errors import UserError
+from studies.queue.interruption import at_once
+from studies.queue.queue import Queue
+
+POLL = 0.5  # seconds between two looks at a queue where others work
+
+
+def work(
+    queue: Queue,
+    run: Callable[[int], None],
+    *,
+    deadline: float | None = None,
+    create: bool = False,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a queue's trials until none is left, here or with a worker that may yet die.
+
+    Args:
+        queue: entered by this function.
+        run: runs a trial, by its id, and records how it ended.
+        deadline: on ``time.monotonic``'s clock; no trial starts after it.
+        create: whether there is always another trial, until the deadline.
+        after: called after every trial.
+    """
+    gc.freeze()  # what is there by now need not be searched for garbage after every trial
+    try:
+        with queue:
+            while deadline is None or time.monotonic() < deadline:
+                trial_id = queue.take(create)
+                if trial_id is not None:
+                    with queue.working_on(trial_id):
+                        run(trial_id)
+                elif queue.unfinished():
+                    with at_once():
+                        time.sleep(POLL)
+                else:
+                    return
+                after()
+    finally:
+        gc.unfreeze()
+
+
+def end_with(parent: int) -> None:
+    """Interrupt this process as soon as its parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """Several processes that work on one queue.
+
+    Args:
+        number: how many.
+        command: of each.
+        log: what they print goes there.
+    """
+
+    def __init__(self, number: int, command: Sequence[str], log: Path) -> None:
+        self.log = log
+        self.deaths: list[str] = []
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            self.earlier = out.tell()
+            self.processes = [
+                subprocess.Popen(
+                    [*command, f"--parent={os.getpid()}"],
+                    env=_share(index, number),
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,  # Ctrl-C reaches them through stop()
+                )
+                for index in range(number)
+            ]
+
+    def watch(self, queue: Queue, after: Callable[[], None]) -> None:
+        """Wait for all of them.
+
+        Raises:
+            UserError: they all died, and work is left.
+        """
+        living = list(self.processes)
+        while living:
+            with at_once():
+                time.sleep(POLL)
+            for process in [process for process in living if process.poll() is not None]:
+                living.remove(process)
+                if process.returncode:
+                    self.deaths.append(f"worker {process.pid} ended with {process.returncode}")
+            after()
+        if len(self.deaths) == len(self.processes) and queue.unfinished():
+            lines = self.log.read_bytes()[self.earlier :].decode(errors="replace").split("\n")
+            lines = [line for line in lines if line.strip()]
+            raise UserError(
+                f"all workers died ({'; '.join(self.deaths)}; the last words in {self.log}: "
+                f"{lines[-1] if lines else 'none'}); the same command goes on where they stopped"
+            )
+
+    def stop(self, patience: float = 60.0) -> None:
+        """Let them put their trials back and end."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + patience
+        for process in self.processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _share(index: int, number: int) -> dict[str, str]:
+    """The environment of a worker: its share of the cores, and a GPU of its own."""
+    environment = dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // number)))
+    if torch.cuda.is_available():
+        every = ",".join(map(str, range(torch.cuda.device_count())))
+        devices = (environment.get("CUDA_VISIBLE_DEVICES") or every).split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    return environment

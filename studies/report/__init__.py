@@ -1,0 +1,1 @@
+"""What report pages and figures are made of."""
