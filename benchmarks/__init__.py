@@ -1,1 +1,1 @@
-"""What is measured against what: each module is one command, ``python -m benchmarks.<name>``."""
+"""Measurements: each module is one command, ``python -m benchmarks.<name>``."""

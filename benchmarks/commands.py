@@ -1,4 +1,4 @@
-"""What whole commands take, from the start of the process to its end: time and memory.
+"""Time and memory of whole commands, from the start of the process to its end.
 
     python -m benchmarks.commands
 

@@ -1,4 +1,4 @@
-"""What two processes cost on the same cores: DDP with half of the cores each, one process with all.
+"""Cost of two processes on the same cores: DDP with half of them each, one process with all.
 
     python -m benchmarks.ddp
 

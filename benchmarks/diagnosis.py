@@ -1,4 +1,4 @@
-"""How often the diagnosis of a finished run is right: failures provoked on purpose, and good runs.
+"""Accuracy of the diagnosis of finished runs: failures provoked on purpose, and good runs.
 
     python -m benchmarks.diagnosis           # train what is missing, set the thresholds, test them
     python -m benchmarks.diagnosis --refit   # only the last two, from the curves that are there

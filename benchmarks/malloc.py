@@ -1,4 +1,4 @@
-"""What it brings to keep freed memory: training and evaluation with and without, taking turns.
+"""Effect of keeping freed memory: training and evaluation with and without, taking turns.
 
     python -m benchmarks.malloc
 

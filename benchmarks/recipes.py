@@ -1,4 +1,4 @@
-"""What a configuration reaches and costs: whole ``train.py fit`` commands over several seeds.
+"""Accuracy and cost of a configuration: whole ``train.py fit`` commands over several seeds.
 
     python -m benchmarks.recipes configs/optimized_cnn.yaml --seeds 3
 
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def one_turn(module: str, contestant: str, *options: str) -> Any:
-    """What ``python -m module --one=<contestant>`` prints last, which is JSON."""
+    """Run ``python -m module --one=<contestant>`` and read what it prints last, which is JSON."""
     command = [sys.executable, "-m", module, *options, f"--one={contestant}"]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
@@ -53,7 +53,7 @@ def take_turns(
 
 
 def shown_command(module: str, arguments: Sequence[str] | None) -> str:
-    """What was typed to run a benchmark."""
+    """The command that runs a benchmark, as typed."""
     return " ".join(["python -m", module, *(sys.argv[1:] if arguments is None else arguments)])
 
 

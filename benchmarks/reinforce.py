@@ -38,7 +38,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 
 
 def features(architecture: str) -> dict[tuple[int | str, str], str]:
-    """What the reward compares: the properties of every block, and the hidden layer's units."""
+    """The properties that the reward compares: of every block, and the hidden layer's units."""
     stages = architecture.split("|")
     found: dict[tuple[int | str, str], str] = {("fc", "units"): ""}
     for block, stage in enumerate(stages):

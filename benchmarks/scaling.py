@@ -1,4 +1,4 @@
-"""How the cost of a training step grows: batch size, width, depth, size of the training set.
+"""Growth of the cost of a training step: batch size, width, depth, size of the training set.
 
     python -m benchmarks.scaling
 

@@ -1,4 +1,4 @@
-"""What each search method finds for the same budget, over several seeds.
+"""Results of each search method for the same budget, over several seeds.
 
     python -m benchmarks.search_methods --group rates --seeds 5
 

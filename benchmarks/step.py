@@ -1,4 +1,4 @@
-"""Where a training step's time goes: its share of the machine's peak, and what takes the rest.
+"""Parts of a training step's time: its share of the machine's peak, and the rest.
 
     python -m benchmarks.step
 

@@ -1,4 +1,4 @@
-"""How fast a training is: the tutorial's loop, plain Lightning, train.py, the bare loop.
+"""Speed of training: the tutorial's loop, plain Lightning, train.py, the bare loop.
 
     python -m benchmarks.throughput --network cnn
     python -m benchmarks.throughput --network mlp --images 53760

@@ -1,4 +1,4 @@
-"""How long the tutorial's final test accuracy takes: its own loop, and ``configs/speedrun.yaml``.
+"""Time to the tutorial's final test accuracy: its own loop, and ``configs/speedrun.yaml``.
 
     python -m benchmarks.time_to_accuracy --seeds 5
 

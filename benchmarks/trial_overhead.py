@@ -1,4 +1,4 @@
-"""What a trial of a search costs beyond its training.
+"""Cost of a trial of a search beyond its training.
 
     python -m benchmarks.trial_overhead --trials 12
 

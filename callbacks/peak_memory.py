@@ -1,4 +1,4 @@
-"""How much memory a training needs at most."""
+"""The peak memory of a training."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""How the signal fares on its way through the network, before the first step."""
+"""Statistics of activations and gradients by layer, before the first step."""
 
 from functools import partial
 from typing import Any

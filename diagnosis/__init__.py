@@ -1,1 +1,1 @@
-"""What curves mean and what to try: reads numbers, knows no Trainer."""
+"""The meaning of curves, and suggestions: reads numbers, knows no Trainer."""

@@ -1,4 +1,4 @@
-"""What a finished training shows: overfitting, underfitting, oscillation, no convergence, or none.
+"""Kinds of finished trainings: overfitting, underfitting, oscillating, not converging, good fit.
 
 :func:`diagnose` reads the curves alone; ``docs/diagnosis.md`` describes it.
 """
@@ -20,7 +20,7 @@ _USUAL_REFERENCE = 0.7
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What a training was.
+    """The kind of a training, with evidence and advice.
 
     Attributes:
         kind: one of five.

@@ -40,7 +40,7 @@ class Evidence:
     def not_converging(self) -> list[str]:
         lines = [f"val/accuracy ends at {end_of(self.val):.3f}, and chance is {self.chance:.3f}"]
         if (end_of(self.train) - self.chance) / (1 - self.chance) > self.thresholds.chance:
-            lines.append(f"train/accuracy ends at {end_of(self.train):.3f}: it learns by heart")
+            lines.append(f"train/accuracy ends at {end_of(self.train):.3f}: it memorizes")
         why = (
             "the labels do not belong to the images"
             if self.labels_are_noise
@@ -54,7 +54,7 @@ class Evidence:
         mean = sum(max(0.0, fall) for fall in falls) / len(falls)
         best = max(self.val)
         return [
-            f"val/accuracy falls by {mean:.3f} per epoch in the mean, "
+            f"val/accuracy falls by {mean:.3f} per epoch on average, "
             f"by {falls[worst]:.3f} after epoch {worst + 1}",
             f"it ends at {self.val[-1]:.3f}; the best was {best:.3f} in epoch "
             f"{self.val.index(best) + 1}",

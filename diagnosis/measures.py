@@ -1,4 +1,4 @@
-"""What curves are measured by, and the thresholds between kinds of runs."""
+"""Measures of curves, and the thresholds between kinds of runs."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ Kind = Literal["overfitting", "underfitting", "oscillating", "not converging", "
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Where one kind of run ends and the next begins; every number is a ratio.
+    """Bounds between the kinds of runs; every number is a ratio.
 
     Found by ``python -m benchmarks.diagnosis`` on runs of FashionMNIST, except for ``improving``
     and ``epochs``, which are conventions.
@@ -42,7 +42,7 @@ USUAL_THRESHOLDS = Thresholds()
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What :class:`Thresholds` are compared with. "The end" is the mean of the last third.
+    """Numbers that :class:`Thresholds` are compared with. "The end" is the mean of the last third.
 
     Attributes:
         learned: validation accuracy at the end, 0 for chance and 1 for perfect.

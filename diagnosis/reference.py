@@ -1,4 +1,4 @@
-"""How easy a data set is: the accuracy of the nearest class mean."""
+"""The accuracy of the nearest class mean, as a reference: how easy a data set is."""
 
 import math
 from typing import Any

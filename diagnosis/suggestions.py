@@ -1,4 +1,4 @@
-"""What to try next, for a kind of run and its configuration."""
+"""Suggestions for a kind of run and its configuration."""
 
 import shlex
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Suggestion(NamedTuple):
 def suggestions(
     kind: str, config: Mapping[str, Any], *, epochs: int, best_epoch: int, improving: bool
 ) -> list[Suggestion]:
-    """What to try next, the most promising first; nothing that is in force already.
+    """List what to try next, the most promising first; nothing that is in force already.
 
     Args:
         kind: the diagnosis.
@@ -79,7 +79,7 @@ class _Adviser:
     # Reading the configuration.
 
     def _owner(self, path: str) -> tuple[Mapping[str, Any], str]:
-        """What holds the option, and the option's last name."""
+        """The mapping that holds the option, and the option's last name."""
         *parents, name = path.split(".")
         node = _arguments(self.config)
         for parent in parents:
@@ -97,7 +97,7 @@ class _Adviser:
         return value if isinstance(value, int | float) else 0
 
     def unset(self, path: str) -> bool:
-        """Whether this is an option here, and 0, empty or null."""
+        """True for an option that exists here and is 0, empty or null."""
         node, name = self._owner(path)
         return name in node and not node[name]
 
