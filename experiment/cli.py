@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from callbacks import (
+    AutomaticPrecision,
     FiniteLoss,
     FitDiagnosis,
     Mistakes,
@@ -246,7 +247,8 @@ class ExperimentCLI(LightningCLI):
         if given.profiler is None:
             kwargs["profiler"] = NoProfiler()
         self.run_summary = RunSummary()
-        self.trainer_defaults = {"callbacks": [self.run_summary, *self.own_callbacks()]}
+        precision = [AutomaticPrecision()] if given.precision is None and not given.plugins else []
+        self.trainer_defaults = {"callbacks": [*precision, self.run_summary, *self.own_callbacks()]}
         return super().instantiate_trainer(**kwargs)
 
     def make_logger(self) -> RunLogger | bool:
