@@ -7,6 +7,7 @@ from datamodules.mnist import FashionMNISTDataModule, MNISTDataModule
 from datamodules.sources import DataUnavailableError
 from datamodules.transforms.flip import HorizontalFlip
 from datamodules.transforms.mixing import CutMix, Mixing, MixUp
+from datamodules.transforms.random_crop import RandomCrop
 from datamodules.transforms.trivial_augment import TrivialAugment
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "MNISTDataModule",
     "MixUp",
     "Mixing",
+    "RandomCrop",
     "TrivialAugment",
 ]

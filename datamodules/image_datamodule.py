@@ -1,7 +1,7 @@
 """The base of the data modules: splits, loaders, augmentation."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -20,7 +20,9 @@ Batch = tuple[Tensor, Tensor]
 class ImageDataModule(LightningDataModule):
     """Base of data modules whose images fit in memory as one uint8 tensor.
 
-    A subclass says how to get the data: :meth:`prepare_data` (once per machine) and :meth:`load`.
+    A subclass names its classes, ``class_names``, and says how to get the data: :meth:`load` and,
+    where it must be fetched first, :meth:`prepare_data` (once per machine; what is there already is
+    left alone). The images' shape is that of the loaded ones.
     Every loader's batch is ``(images: uint8 [N, C, H, W] in 0…255, labels: int64 [N])``.
 
     Args:
@@ -28,8 +30,9 @@ class ImageDataModule(LightningDataModule):
         batch_size: training images per step and process.
         eval_batch_size: images per step and process in validation, test and predict. On a CPU, more
             than a few hundred do not fit its caches; a GPU takes thousands.
-        val_size: images split off the training set for validation, stratified by class. With 0,
-            all of them train: nothing is validated, stopped early or chosen by the best epoch.
+        val_size: images split off the training set for validation, stratified by class: a number,
+            or a share in (0, 1). With 0, all of them train: nothing is validated, stopped early or
+            chosen by the best epoch.
         split_seed: of that split, and of the choice that ``train_fraction`` makes; apart from the
             run's own seed, so that runs with different seeds share their splits.
         train_fraction: share of the training split that is used, in (0, 1], stratified by class.
@@ -52,7 +55,7 @@ class ImageDataModule(LightningDataModule):
         UserError: in ``setup``, where only then it is known that ``val_size`` leaves nothing.
     """
 
-    class_names: ClassVar[tuple[str, ...]]
+    class_names: tuple[str, ...]
     training_images: ClassVar[int | None] = None  # where known before the data is there
 
     def __init__(
@@ -60,7 +63,7 @@ class ImageDataModule(LightningDataModule):
         root: str = "data",
         batch_size: int = 128,
         eval_batch_size: int = 250,
-        val_size: int = 5000,
+        val_size: int | float = 0.1,
         split_seed: int = 0,
         train_fraction: float = 1.0,
         augmentation: list[nn.Module] | None = None,
@@ -81,9 +84,14 @@ class ImageDataModule(LightningDataModule):
         ):
             if size < least:
                 raise ValueError(f"{name} is {size}; expected at least {least}")
+        if isinstance(val_size, float) and val_size >= 1 and not val_size.is_integer():
+            raise ValueError(f"val_size is {val_size}; expected a whole number, or a share below 1")
         self.val_size = val_size
-        if self.training_images is not None and val_size >= self.training_images:
-            raise ValueError(self._too_few(self.training_images))
+        if self.training_images is not None:
+            try:
+                self._held_out(self.training_images)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         if not 0 < train_fraction <= 1:
             raise ValueError(f"train_fraction is {train_fraction}; expected 0 < value <= 1")
         for name, share in (
@@ -121,6 +129,8 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.drop_last = drop_last
+        self._image_shape: tuple[int, int, int] | None = None
+        self._training_set: tuple[Tensor, Tensor] | None = None  # loaded, but not yet split
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
         self.test_set: ImageDataset | None = None
@@ -129,15 +139,46 @@ class ImageDataModule(LightningDataModule):
         """The training or test set: images uint8 ``[N, C, H, W]``, labels int64 ``[N]``."""
         raise NotImplementedError
 
-    def _too_few(self, images: int) -> str:
-        return (
-            f"val_size is {self.val_size}, but the training set has {images} images; expected "
-            "fewer, so that some are left to train on"
-        )
+    def _held_out(self, images: int) -> int:
+        """How many of so many training images validate.
+
+        Raises:
+            UserError: all or, where some should, none.
+        """
+        size = int(self.val_size if self.val_size >= 1 else round(self.val_size * images))
+        if size >= images:
+            raise UserError(
+                f"val_size is {self.val_size}, but the training set has {images} images; expected "
+                "fewer, so that some are left to train on"
+            )
+        if self.val_size and not size:
+            raise UserError(
+                f"val_size is {self.val_size}, none of the training set's {images} images; "
+                "expected more, or 0 for no validation"
+            )
+        return size
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images, in pixels; loads them where nothing is yet."""
+        if self._image_shape is None:
+            self.prepare_data()
+            self._training_set = self._load(train=True)
+        assert self._image_shape is not None
+        return self._image_shape
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint and a run's summary say of the data."""
+        return {
+            "images": self.sizes,
+            "image_shape": list(self.image_shape),
+            "class_names": list(self.class_names),
+        }
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -147,10 +188,9 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in ("fit", "validate", None) and self.train_set is None:
-            images, labels = self._load(train=True)
-            if self.val_size >= len(images):
-                raise UserError(self._too_few(len(images)))
-            val, train = stratified_split(labels, self.val_size, self.split_seed)
+            images, labels = self._training_set or self._load(train=True)
+            self._training_set = None
+            val, train = stratified_split(labels, self._held_out(len(images)), self.split_seed)
             if self.train_fraction < 1:
                 size = max(self.num_classes, round(self.train_fraction * len(train)))
                 train = train[stratified_split(labels[train], size, self.split_seed)[0]]
@@ -173,6 +213,8 @@ class ImageDataModule(LightningDataModule):
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """:meth:`load`, damaged as asked for; the same pixels each time."""
         images, labels = self.load(train)
+        channels, height, width = images.shape[1:]
+        self._image_shape = (channels, height, width)
         if self.missing_fraction or self.outlier_fraction:
             generator = torch.Generator().manual_seed(2 * self.split_seed + train)
             images = images.float() / 255

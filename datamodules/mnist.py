@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
@@ -19,10 +19,20 @@ def _read(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
 
 
 class _MNISTFamily(ImageDataModule):
-    """The data sets that come as MNIST's four IDX files: 60,000 + 10,000 images, 28×28, gray."""
+    """The data sets that come as MNIST's four IDX files: 60,000 + 10,000 images, 28×28, gray.
+
+    Args:
+        root: see :class:`ImageDataModule`.
+        val_size: see :class:`ImageDataModule`.
+        kwargs: see :class:`ImageDataModule`.
+    """
 
     dataset: ClassVar[str]
     training_images = 60_000
+    image_shape = (1, 28, 28)  # known before they are read
+
+    def __init__(self, root: str = "data", val_size: int | float = 5000, **kwargs: Any) -> None:
+        super().__init__(root, val_size=val_size, **kwargs)
 
     def prepare_data(self) -> None:
         fetch(self.dataset, self.root)

@@ -229,18 +229,13 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"{error}{hint if 'backend' in str(error) else ''}") from error
         except (ValueError, TypeError) as error:
             raise UserError(explain(str(error))) from error
-        classes = self.datamodule.num_classes
-        if self.model.num_classes < classes:
-            raise UserError(
-                f"num_classes is {self.model.num_classes}, but the data has {classes} classes; set "
-                f"--model.num_classes {classes}"
-            )
         if self.checkpoint is not None:
             assert self.checkpoint_path is not None
             check_fits(self.checkpoint, self.model, self.checkpoint_path)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.model.adapt(self.datamodule.image_shape, self.datamodule.num_classes)
         given = self.config_init[self.subcommand].trainer
         if given.logger in (None, True):
             kwargs["logger"] = self.make_logger()

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed, nn
@@ -23,8 +22,10 @@ from torchmetrics.classification import (
 from foundation.errors import UserError
 from foundation.pixels import as_float
 from lightning_modules.initializers import Initializer
+from lightning_modules.optimizers import probe
 from lightning_modules.preprocessing import Preprocessor
 from lightning_modules.schedules import build_scheduler, schedule_lengths
+from lightning_modules.shaped_module import Shape, ShapedModule
 
 Batch = tuple[Tensor, Tensor]
 # How many steps' results wait for the training metrics: an update costs as much as a small network.
@@ -32,15 +33,16 @@ _STEPS_PER_UPDATE = 50
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 
-class ImageClassifier(LightningModule):
-    """Classify images. A network is a subclass that builds layers and a ``forward``.
+class ImageClassifier(ShapedModule):
+    """Classify images. A network is a subclass that makes layers in ``build`` and a ``forward``.
 
     ``forward`` takes uint8 ``[N, C, H, W]`` in 0…255 or float in 0…1, calls :meth:`preprocess`
-    first, and returns logits, float ``[N, num_classes]``.
+    first, and returns logits, float ``[N, num_classes]``. A subclass's ``__init__`` keeps its
+    arguments and ends with ``self.adapt()``.
 
     Args:
-        num_classes: number of classes; labels are 0…num_classes-1.
-        image_shape: (channels, height, width) of the images, in pixels.
+        num_classes: number of classes; labels are 0…num_classes-1. None: what the data says.
+        image_shape: (channels, height, width) of the images, in pixels. None: what the data says.
         optimizer: any class of ``torch.optim``, called with the parameters.
         lr_scheduler: any class of ``torch.optim.lr_scheduler``, called with the optimizer, or None
             for a constant rate. A length of -1 (``T_max``, ``total_iters``, ``total_steps``; for
@@ -73,8 +75,8 @@ class ImageClassifier(LightningModule):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
+        num_classes: int | None = None,
+        image_shape: Shape | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "epoch",
@@ -89,28 +91,18 @@ class ImageClassifier(LightningModule):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}; a classifier needs at least 2")
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(
-                f"image_shape is {image_shape}; expected (channels, height, width), each at least 1"
-            )
+        super().__init__(num_classes, image_shape)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0 <= value < 1")
         for name, factor in (("l1", l1), ("l2", l2)):
             if not factor >= 0:
                 raise ValueError(f"{name} is {factor}; expected at least 0")
-        _probe(optimizer)
+        probe(optimizer)
 
         with warnings.catch_warnings():
             # Outside the command line hparams hold objects; on_save_checkpoint leaves them out.
             warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`.*")
             self.save_hyperparameters()
-        self.num_classes = num_classes
-        self.image_shape = image_shape
-        # What the first layer takes, (channels, height, width).
-        self.input_shape = preprocessing.output_shape(image_shape) if preprocessing else image_shape
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
@@ -125,8 +117,18 @@ class ImageClassifier(LightningModule):
         self.channels_last = channels_last
         self.compiled = compiled
         self._schedule_lengths: list[dict[str, int]] | None = None
-        # In the state_dict, so that weights which were loaded count as initialized.
-        self.register_buffer("initialized", torch.tensor(False))
+        # In the state_dict, so that weights which were loaded count as initialized. A float, which
+        # averages of weights leave whole, and which follows the model's dtype.
+        self.register_buffer("initialized", torch.tensor(0.0))
+        # Loss, logits and labels of the steps that the training metrics do not know of yet.
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._prepare_once()
+
+    def prepare(self, image_shape: Shape) -> Shape:
+        """Fit preprocessing and metrics to the images' shape and the number of classes."""
+        num_classes = self.num_classes
+        for step in self._preprocessors():
+            image_shape = step.adapt(image_shape)
 
         def accuracy(average: Literal["micro", "none"] = "micro") -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average=average, validate_args=False)
@@ -137,8 +139,6 @@ class ImageClassifier(LightningModule):
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.test_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = MetricCollection({"accuracy": accuracy()}, prefix="train/")
-        # Loss, logits and labels of the steps that the training metrics do not know of yet.
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self.val_metrics = MetricCollection({"accuracy": accuracy()}, prefix="val/")
         self.test_metrics = MetricCollection(
             {
@@ -149,6 +149,7 @@ class ImageClassifier(LightningModule):
             prefix="test/",
         )
         self.test_class_accuracy = accuracy(average="none")
+        return image_shape
 
     # What a network may override.
 
@@ -159,7 +160,7 @@ class ImageClassifier(LightningModule):
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 ``[N, C, H, W]`` in 0…255, or float in 0…1, to what the first layer takes."""
         missing_possible = images.is_floating_point()
-        images = as_float(images)
+        images = as_float(images, self.initialized.dtype)
         for step in self.cleaning:
             images = step(images)
         if missing_possible:  # what nothing imputed is black
@@ -199,7 +200,7 @@ class ImageClassifier(LightningModule):
         if not self.initialized:
             if self.initializer is not None:
                 self.initializer(self, self.gain_activation())
-            self.initialized.fill_(True)
+            self.initialized.fill_(1.0)
         self._fit_preprocessing()
 
     def _compile(self) -> None:
@@ -225,9 +226,7 @@ class ImageClassifier(LightningModule):
 
     def _fit_preprocessing(self) -> None:
         """Fit each step on what the steps before it make of the training images."""
-        steps: list[Preprocessor] = [*self.cleaning]
-        if self.preprocessing is not None:
-            steps.append(self.preprocessing)
+        steps = self._preprocessors()
         if all(step.fitted for step in steps):
             return
         images = self._training_images()
@@ -236,6 +235,9 @@ class ImageClassifier(LightningModule):
                 step.fit(images)
             if step is not steps[-1]:
                 images = step(as_float(images))
+
+    def _preprocessors(self) -> list[Any]:
+        return [*self.cleaning, *([] if self.preprocessing is None else [self.preprocessing])]
 
     def _training_images(self) -> Tensor:
         """All training images, uint8 ``[N, C, H, W]``, before augmentation."""
@@ -298,7 +300,7 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
         try:
-            logits = self(images).float()
+            logits = self._logits(images)
         except ValueError as error:
             if len(images) > 1:
                 raise
@@ -330,11 +332,16 @@ class ImageClassifier(LightningModule):
         self.log(name, loss, on_step=False, on_epoch=True, prog_bar=prog_bar)
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=prog_bar)
 
+    def _logits(self, images: Tensor) -> Tensor:
+        """Of float32 at least: half precision is too coarse for a loss."""
+        logits = self(images)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
     def infer(self, images: Tensor) -> Tensor:
         """Logits for evaluation, float ``[N, num_classes]``."""
-        logits = self(images).float()
+        logits = self._logits(images)
         if self.test_time_flip:
-            logits = (logits + self(images.flip(-1)).float()) / 2
+            logits = (logits + self._logits(images.flip(-1))) / 2
         return logits
 
     def _evaluate(self, batch: Batch, loss: MeanMetric, metrics: MetricCollection) -> Tensor:
@@ -402,6 +409,9 @@ class ImageClassifier(LightningModule):
         hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hparams.items() if not isinstance(value, _PLAIN)]:
             del hparams[name]
+        datamodule = getattr(self._trainer, "datamodule", None)
+        if (data := getattr(datamodule, "description", None)) is not None:
+            checkpoint["data"] = data
         checkpoint["activation"] = type(self.gain_activation()).__name__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -410,6 +420,7 @@ class ImageClassifier(LightningModule):
         Raises:
             UserError: the checkpoint's network has another activation.
         """
+        self.adapt()  # before the weights come, where a network's construction did not call it
         theirs, ours = checkpoint.get("activation"), type(self.gain_activation()).__name__
         if theirs not in (None, ours):
             raise UserError(
@@ -421,17 +432,3 @@ class ImageClassifier(LightningModule):
 def cpp_compiler() -> str:
     """What ``torch.compile`` calls for kernels of a CPU."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-
-
-def _probe(optimizer: OptimizerCallable) -> None:
-    """Take a step that changes nothing: what an optimizer refuses, it refuses here and now.
-
-    Raises:
-        ValueError: a bad argument, e.g. a negative rate, or a class that takes no dense weights.
-    """
-    weight = nn.Parameter(torch.zeros(1, 1))
-    weight.grad = torch.zeros_like(weight)
-    try:
-        optimizer([weight]).step(lambda: 0.0)
-    except RuntimeError as error:
-        raise ValueError(f"this optimizer cannot train the network: {error}") from error

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
@@ -73,3 +74,17 @@ class MuonWithAdamW(Optimizer):
         for optimizer in self.inner:
             optimizer.step()
         return loss
+
+
+def probe(optimizer: OptimizerCallable) -> None:
+    """Take a step that changes nothing: what an optimizer refuses, it refuses here and now.
+
+    Raises:
+        ValueError: a bad argument, e.g. a negative rate, or a class that takes no dense weights.
+    """
+    weight = nn.Parameter(torch.zeros(1, 1))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer([weight]).step(lambda: 0.0)
+    except RuntimeError as error:
+        raise ValueError(f"this optimizer cannot train the network: {error}") from error

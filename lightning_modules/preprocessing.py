@@ -4,6 +4,7 @@ A preprocessor is a module inside the classifier. It is fitted once, on the trai
 and keeps what it learned in buffers, so that a checkpoint carries its own statistics.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -12,18 +13,41 @@ from torch import Tensor, nn
 
 from foundation.pixels import as_float
 
+Shape = tuple[int, int, int]
+
 # The smallest step between two gray values: a spread below it is no spread.
 _ONE_LEVEL = 1 / 255
 
 
 class Preprocessor(nn.Module, ABC):
-    """Base class of preprocessors: ``fit`` once on training images, then ``forward``."""
+    """Base class of preprocessors: ``adapt`` to a shape, ``fit`` on images, then ``forward``."""
 
     fitted: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("fitted", torch.tensor(False))
+        # A float: averages of weights leave it whole.
+        self.register_buffer("fitted", torch.tensor(0.0))
+
+    def adapt(self, image_shape: Shape) -> Shape:
+        """Make the buffers for images of this shape, so that a checkpoint's fit in.
+
+        Args:
+            image_shape: (channels, height, width) of what comes in, in pixels.
+
+        Returns:
+            That of what comes out; the same unless overridden.
+
+        Raises:
+            ValueError: such images cannot be preprocessed like this.
+        """
+        return image_shape
+
+    def resize(self, name: str, shape: tuple[int, ...]) -> None:
+        """Give a buffer its shape; one that has it already keeps its values."""
+        buffer = self.get_buffer(name)
+        if buffer.shape != shape:
+            setattr(self, name, buffer.new_zeros(shape))
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -32,8 +56,10 @@ class Preprocessor(nn.Module, ABC):
         Args:
             images: ``[N, C, H, W]``, uint8 in 0…255 or float in 0…1, NaN where missing.
         """
+        channels, height, width = images.shape[1:]
+        self.adapt((channels, height, width))
         self.fit_statistics(images)
-        self.fitted.fill_(True)
+        self.fitted.fill_(1.0)
 
     @abstractmethod
     def fit_statistics(self, images: Tensor) -> None:
@@ -41,11 +67,7 @@ class Preprocessor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Preprocess ``images``: float ``[N, C, H, W]`` in 0…1; :meth:`output_shape` out."""
-
-    def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(channels, height, width) of what comes of such images; the same unless overridden."""
-        return image_shape
+        """Preprocess ``images``: float ``[N, C, H, W]`` in 0…1; what :meth:`adapt` says out."""
 
 
 class MinMaxScaling(Preprocessor):
@@ -87,14 +109,17 @@ class Standardize(Preprocessor):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, per_pixel: bool = False, image_shape: tuple[int, int, int] = (1, 28, 28)
-    ) -> None:
+    def __init__(self, per_pixel: bool = False) -> None:
         super().__init__()
         self.per_pixel = per_pixel
-        shape = image_shape if per_pixel else (1, 1, 1)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("mean", torch.zeros(1, 1, 1))
+        self.register_buffer("std", torch.ones(1, 1, 1))
+
+    def adapt(self, image_shape: Shape) -> Shape:
+        if self.per_pixel:
+            self.resize("mean", image_shape)
+            self.resize("std", image_shape)
+        return image_shape
 
     def fit_statistics(self, images: Tensor) -> None:
         pixels = as_float(images).nan_to_num(nan=0.0)
@@ -117,7 +142,6 @@ class ZCAWhitening(Preprocessor):
     Args:
         epsilon: added to every eigenvalue, in squared pixel units (0…1): directions with less
             variance than this are not blown up. 0.1 keeps noise down, 0.001 whitens nearly all.
-        image_shape: (channels, height, width) of the images, in pixels.
 
     Raises:
         ValueError: an epsilon of 0 or less.
@@ -126,28 +150,40 @@ class ZCAWhitening(Preprocessor):
     mean: Tensor
     matrix: Tensor
 
-    def __init__(
-        self, epsilon: float = 0.01, image_shape: tuple[int, int, int] = (1, 28, 28)
-    ) -> None:
+    def __init__(self, epsilon: float = 0.01) -> None:
         super().__init__()
         if epsilon <= 0:
             raise ValueError(f"epsilon is {epsilon}; expected more than 0")
         self.epsilon = epsilon
-        size = image_shape[0] * image_shape[1] * image_shape[2]
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("matrix", torch.eye(size))
+        self.register_buffer("mean", torch.zeros(0))
+        self.register_buffer("matrix", torch.zeros(0, 0))
+
+    def adapt(self, image_shape: Shape) -> Shape:
+        size = math.prod(image_shape)
+        self.resize("mean", (size,))
+        self.resize("matrix", (size, size))
+        return image_shape
 
     def fit_statistics(self, images: Tensor) -> None:
         pixels = as_float(images).nan_to_num(nan=0.0).flatten(1)
         self.mean.copy_(pixels.mean(dim=0))
         # float64: the smallest eigenvalues are far below float32's resolution of the largest.
-        covariance = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64)
-        for chunk in pixels.split(10_000):
-            centered = (chunk - self.mean).double()
-            covariance += centered.T @ centered
-        eigenvalues, vectors = torch.linalg.eigh(covariance / len(pixels))
-        scale = (eigenvalues.clamp_min(0) + self.epsilon).rsqrt()
-        self.matrix.copy_(vectors * scale @ vectors.T)
+        if len(pixels) < len(self.mean):  # no more directions than images: all others have 0
+            centered = (pixels - self.mean).double() / len(pixels) ** 0.5
+            _, deviations, directions = torch.linalg.svd(centered, full_matrices=False)
+            eigenvalues, vectors = deviations.square(), directions.T
+        else:
+            covariance = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64)
+            for chunk in pixels.split(10_000):
+                centered = (chunk - self.mean).double()
+                covariance += centered.T @ centered
+            eigenvalues, vectors = torch.linalg.eigh(covariance / len(pixels))
+        # What is left of the identity takes the scale of a direction without variance.
+        rest = self.epsilon**-0.5
+        scaled = vectors * ((eigenvalues.clamp_min(0) + self.epsilon).rsqrt() - rest)
+        for rows, part in zip(self.matrix.split(1_000), scaled.split(1_000), strict=True):
+            rows.copy_(part @ vectors.T)  # in parts, which need not all be float64 at once
+        self.matrix.diagonal().add_(rest)
 
     def forward(self, images: Tensor) -> Tensor:
         return ((images.flatten(1) - self.mean) @ self.matrix).view_as(images)
@@ -167,11 +203,10 @@ class PatchWhitening(Preprocessor):
         kernel_size: side of the patches, in pixels.
         stride: pixels from one patch to the next.
         epsilon: added to every eigenvalue, in squared pixel units (0…1), against noise.
-        image_shape: (channels, height, width) of the images, in pixels.
 
     Raises:
         ValueError: an odd number of channels or too many, a stride that the patches do not cover,
-            or an epsilon of 0 or less.
+            an epsilon of 0 or less, or images smaller than a patch.
     """
 
     fitted_images = 5_000  # enough for the covariance of 16 numbers
@@ -183,15 +218,10 @@ class PatchWhitening(Preprocessor):
         kernel_size: int = 4,
         stride: int = 2,
         epsilon: float = 0.001,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
     ) -> None:
         super().__init__()
-        size = image_shape[0] * kernel_size**2
-        if channels % 2 or not 2 <= channels <= 2 * size:
-            raise ValueError(
-                f"channels is {channels}; expected an even number, 2 to {2 * size} for patches of "
-                f"{size} values"
-            )
+        if channels % 2 or channels < 2:
+            raise ValueError(f"channels is {channels}; expected an even number, at least 2")
         if not 1 <= stride <= kernel_size:
             raise ValueError(f"stride is {stride}; expected 1 to the kernel_size, {kernel_size}")
         if epsilon <= 0:
@@ -200,7 +230,26 @@ class PatchWhitening(Preprocessor):
         self.stride = stride
         self.padding = (kernel_size - stride + 1) // 2
         self.epsilon = epsilon
-        self.register_buffer("weight", torch.zeros(channels, image_shape[0], *2 * [kernel_size]))
+        self.register_buffer("weight", torch.zeros(channels, 0, kernel_size, kernel_size))
+
+    def adapt(self, image_shape: Shape) -> Shape:
+        channels, size = len(self.weight), image_shape[0] * self.kernel_size**2
+        if channels > 2 * size:
+            raise ValueError(
+                f"channels is {channels}; expected an even number, 2 to {2 * size} for patches of "
+                f"{size} values"
+            )
+        self.resize("weight", (channels, image_shape[0], *2 * [self.kernel_size]))
+        height, width = (
+            (side + 2 * self.padding - self.kernel_size) // self.stride + 1
+            for side in image_shape[1:]
+        )
+        if min(height, width) < 1:
+            raise ValueError(
+                f"kernel_size is {self.kernel_size}, but the images have "
+                f"{image_shape[1]}x{image_shape[2]} pixels; choose smaller patches"
+            )
+        return channels, height, width
 
     def fit_statistics(self, images: Tensor) -> None:
         some = images[:: max(1, len(images) // self.fitted_images)][: self.fitted_images]
@@ -215,13 +264,6 @@ class PatchWhitening(Preprocessor):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.conv2d(images, self.weight, stride=self.stride, padding=self.padding).relu()
-
-    def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        height, width = (
-            (side + 2 * self.padding - self.kernel_size) // self.stride + 1
-            for side in image_shape[1:]
-        )
-        return len(self.weight), height, width
 
 
 class ClipOutliers(Preprocessor):
@@ -269,16 +311,17 @@ class ImputeMissing(Preprocessor):
     """Fill missing pixels (NaN) with the mean of the 8 neighbors that are there.
 
     Where none is, with the mean of that pixel over the training images.
-
-    Args:
-        image_shape: (channels, height, width) of the images, in pixels.
     """
 
     pixel_mean: Tensor
 
-    def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("pixel_mean", torch.zeros(image_shape))
+        self.register_buffer("pixel_mean", torch.zeros(0, 0, 0))
+
+    def adapt(self, image_shape: Shape) -> Shape:
+        self.resize("pixel_mean", image_shape)
+        return image_shape
 
     def fit_statistics(self, images: Tensor) -> None:
         # A pixel that is missing in every image is black.

@@ -15,7 +15,7 @@ class AttentionNet(ImageClassifier):
     """Squeeze-and-excitation, criss-cross attention over 64 channels, one hidden layer.
 
     Squeeze-and-excitation on the image, 1×1 conv 1→64, criss-cross attention, 1×1 conv 64→1,
-    linear 784→128, ReLU, linear 128→10.
+    linear 784→128, ReLU, linear 128→10 for MNIST.
 
     Args:
         width: channels in which positions attend to each other.
@@ -44,17 +44,30 @@ class AttentionNet(ImageClassifier):
         super().__init__(**kwargs)
         check_sizes(width=width, reduction=reduction, hidden_size=hidden_size)
         check_dropout(dropout)
+        self.width = width
+        self.reduction = reduction
+        self.hidden_size = hidden_size
         self.make_activation = activation
+        self.norm: NormName | None = norm
+        self.dropout = dropout
+        self.adapt()
+
+    def build(self) -> None:
         channels, height, wide = self.input_shape
         self.features = nn.Sequential(
-            SqueezeExcitation(channels, reduction),
-            normed_weight(nn.Conv2d(channels, width, 1), norm),
-            norm_layer(norm, width, spatial=True),
-            CrissCrossAttention(width),
-            nn.Conv2d(width, 1, 1),
+            SqueezeExcitation(channels, self.reduction),
+            normed_weight(nn.Conv2d(channels, self.width, 1), self.norm),
+            norm_layer(self.norm, self.width, spatial=True),
+            CrissCrossAttention(self.width),
+            nn.Conv2d(self.width, 1, 1),
         )
         self.head = hidden_layers(
-            height * wide, hidden_size, self.num_classes, activation, norm, dropout
+            height * wide,
+            self.hidden_size,
+            self.num_classes,
+            self.make_activation,
+            self.norm,
+            self.dropout,
         )
 
     def gain_activation(self) -> nn.Module:

@@ -16,8 +16,8 @@ from lightning_modules.layers.residual import Residual
 class BaselineCNN(ImageClassifier):
     """Convolution blocks, then one hidden layer: by default the tutorial's plain network.
 
-    The default is conv 1→32 3×3, ReLU, max-pool 2, conv 32→64 3×3, ReLU, max-pool 2,
-    linear 3136→128, ReLU, linear 128→10; convolutions pad to keep the size.
+    For FashionMNIST the default is conv 1→32 3×3, ReLU, max-pool 2, conv 32→64 3×3, ReLU,
+    max-pool 2, linear 3136→128, ReLU, linear 128→10; convolutions pad to keep the size.
 
     Args:
         width: channels of the first block; every further block has twice as many.
@@ -27,7 +27,7 @@ class BaselineCNN(ImageClassifier):
         activation: class of the activation, e.g. ``torch.nn.GELU``.
         norm: normalization after every activation, or None for none. See
             :func:`lightning_modules.layers.hidden.norm_layer`.
-        norm_hidden: whether the hidden layer is normalized too.
+        norm_hidden: whether the hidden layer is normalized too; the tutorial's is not.
         hidden_order: what follows the hidden layer, in which order.
         dropout: probability of dropping a hidden unit before the last layer, in [0, 1).
         order: what follows a convolution, in which order. Pooling first is the cheapest: what
@@ -52,7 +52,7 @@ class BaselineCNN(ImageClassifier):
         hidden_size: int = 128,
         activation: Activation = nn.ReLU,
         norm: NormName | None = None,
-        norm_hidden: bool = True,
+        norm_hidden: bool = False,
         hidden_order: Literal["activation-norm", "norm-activation"] = "activation-norm",
         dropout: float = 0.0,
         order: Literal[
@@ -83,47 +83,62 @@ class BaselineCNN(ImageClassifier):
             raise ValueError(
                 f"hidden_order is {hidden_order!r}; expected activation-norm or norm-activation"
             )
+        self.width = width
+        self.depth = depth
+        self.kernel_size = kernel_size
+        self.hidden_size = hidden_size
+        self.make_activation = activation
+        self.norm: NormName | None = norm
+        self.norm_hidden = norm_hidden
+        self.hidden_order = hidden_order
+        self.dropout = dropout
+        self.order = order
+        self.residual = residual
+        self.attention = attention
+        self.adapt()
+
+    def build(self) -> None:
         in_channels, height, wide = self.input_shape
+        depth = self.depth
         if min(height, wide) >> depth < 1:
             raise ValueError(
                 f"depth is {depth}, but {height}x{wide} pixels can be halved only "
                 f"{min(height, wide).bit_length() - 1} times"
             )
-        normed_last = residual > 0 or order.index("pool") < order.index("norm")
-        if norm == "instance" and normed_last and (height >> depth) * (wide >> depth) == 1:
+        normed_last = self.residual > 0 or self.order.index("pool") < self.order.index("norm")
+        if self.norm == "instance" and normed_last and (height >> depth) * (wide >> depth) == 1:
             raise ValueError(
                 f"norm is 'instance', but after {depth} poolings there is one pixel, which leaves "
                 "nothing to normalize; choose a smaller depth or another norm or order"
             )
-        self.make_activation = activation
-
-        def block(channels_in: int, channels_out: int) -> nn.Sequential:
-            conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
-            parts: dict[str, nn.Module] = {
-                "activation": activation(),
-                "norm": norm_layer(norm, channels_out, spatial=True),
-                "pool": MaxPool(),
-            }
-            layers = [normed_weight(conv, norm), *(parts[part] for part in order.split("-"))]
-            for _ in range(residual):
-                layers.append(Residual(channels_out, kernel_size, activation, norm))
-            if attention == "squeeze_excitation":
-                layers.append(SqueezeExcitation(channels_out))
-            elif attention == "criss_cross":
-                layers.append(CrissCrossAttention(channels_out))
-            return nn.Sequential(*layers)
-
-        channels = [in_channels, *(width * 2**i for i in range(depth))]
-        self.features = nn.Sequential(*map(block, channels[:-1], channels[1:]))
+        channels = [in_channels, *(self.width * 2**i for i in range(depth))]
+        self.features = nn.Sequential(*map(self._block, channels[:-1], channels[1:]))
         self.head = hidden_layers(
             channels[-1] * (height >> depth) * (wide >> depth),
-            hidden_size,
+            self.hidden_size,
             self.num_classes,
-            activation,
-            norm if norm_hidden else None,
-            dropout,
-            norm_first=hidden_order == "norm-activation",
+            self.make_activation,
+            self.norm if self.norm_hidden else None,
+            self.dropout,
+            norm_first=self.hidden_order == "norm-activation",
         )
+
+    def _block(self, channels_in: int, channels_out: int) -> nn.Sequential:
+        size, norm = self.kernel_size, self.norm
+        conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
+        parts: dict[str, nn.Module] = {
+            "activation": self.make_activation(),
+            "norm": norm_layer(norm, channels_out, spatial=True),
+            "pool": MaxPool(),
+        }
+        layers = [normed_weight(conv, norm), *(parts[part] for part in self.order.split("-"))]
+        for _ in range(self.residual):
+            layers.append(Residual(channels_out, size, self.make_activation, norm))
+        if self.attention == "squeeze_excitation":
+            layers.append(SqueezeExcitation(channels_out))
+        elif self.attention == "criss_cross":
+            layers.append(CrissCrossAttention(channels_out))
+        return nn.Sequential(*layers)
 
     def gain_activation(self) -> nn.Module:
         return self.make_activation()

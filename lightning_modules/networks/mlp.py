@@ -12,7 +12,7 @@ from lightning_modules.layers.norm import NormName
 
 
 class MLP(ImageClassifier):
-    """One hidden layer: 784 → ``hidden_size`` → 10, logits out.
+    """One hidden layer: pixels → ``hidden_size`` → classes, logits out.
 
     A tutorial form ends in a softmax *and* trains with the cross-entropy, which takes the softmax
     itself: twice over, gradients shrink and probabilities cannot come near 0 or 1. This one ends
@@ -46,9 +46,20 @@ class MLP(ImageClassifier):
                 f"norm is {norm!r}, which normalizes over an image's pixels or channels: an MLP "
                 "has neither; choose batch, layer, group or weight"
             )
+        self.hidden_size = hidden_size
         self.make_activation = activation
+        self.norm: NormName | None = norm
+        self.dropout = dropout
+        self.adapt()
+
+    def build(self) -> None:
         self.layers = hidden_layers(
-            math.prod(self.input_shape), hidden_size, self.num_classes, activation, norm, dropout
+            math.prod(self.input_shape),
+            self.hidden_size,
+            self.num_classes,
+            self.make_activation,
+            self.norm,
+            self.dropout,
         )
 
     def gain_activation(self) -> nn.Module:

@@ -12,7 +12,9 @@ from lightning_modules.networks.baseline_cnn import BaselineCNN
 class OptimizedCNN(BaselineCNN):
     """:class:`BaselineCNN` with the tutorial's techniques on: norm, dropout, He-uniform weights.
 
-    There is no code here: everything it changes is an argument, so that each can be switched off.
+    For FashionMNIST: conv 1→32 3×3, ReLU, batch norm, max-pool 2, conv 32→64 3×3, ReLU, batch norm,
+    max-pool 2, linear 3136→128, ReLU, dropout 0.5, linear 128→10. There is no code here: everything
+    it changes is an argument, so that each can be switched off.
 
     Args:
         norm: see :class:`BaselineCNN`.

@@ -153,14 +153,22 @@ class SearchedCNN(ImageClassifier):
     ) -> None:
         super().__init__(**kwargs)
         try:
-            self.features, self.head = self._build(parse(architecture))
+            self.stages = parse(architecture)
         except ValueError as error:
             raise ValueError(f"architecture {architecture!r}: {error}") from None
+        self.architecture = architecture
+        self.adapt()
+
+    def build(self) -> None:
+        try:
+            self.features, self.head = self._layers(self.stages)
+        except ValueError as error:
+            raise ValueError(f"architecture {self.architecture!r}: {error}") from None
         layers = [*self.features, *self.head]
         activations = tuple(type(make()) for make in ACTIVATIONS.values())
         self._activation = next((type(x) for x in layers if isinstance(x, activations)), None)
 
-    def _build(self, stages: list[list[Token]]) -> tuple[nn.Sequential, nn.Sequential]:
+    def _layers(self, stages: list[list[Token]]) -> tuple[nn.Sequential, nn.Sequential]:
         """The layers on feature maps ``[N, C, H, W]``, and those on vectors, from flatten on.
 
         Raises:
