@@ -22,7 +22,7 @@ from benchmarks.recipes import ROOT, median_range, save, shown_command
 IMPORT, HELP, MLP, FIT = (
     "import lightning.pytorch.cli",
     "train.py fit --help",
-    "one epoch of configs/mnist/mlp.yaml",
+    "one epoch of the MLP on MNIST",
     "make fit",
 )
 
@@ -35,7 +35,13 @@ def commands(root: str, runs: str, short: Sequence[str]) -> dict[str, list[str]]
         # Beside this processor's torch, torchvision needs foundation to be imported at all.
         IMPORT: [sys.executable, "-c", "import foundation, lightning.pytorch.cli"],
         HELP: [*fit, "--help"],
-        MLP: [*fit, "--config=configs/mnist/mlp.yaml", "--trainer.max_epochs=1", *data],
+        MLP: [
+            *fit,
+            "--config=configs/mlp.yaml",
+            "--config=configs/data/mnist.yaml",
+            "--trainer.max_epochs=1",
+            *data,
+        ],
         FIT: [*fit, "--config=configs/optimized_cnn.yaml", *data],
     }
 

@@ -259,11 +259,12 @@ def tutorial_mlp() -> nn.Module:
 
 
 def our_mlp(root: str, images: int, batch_size: int = 128) -> Timed:
-    """``configs/mnist/mlp.yaml``, whose batches are of 128 images, with Adam in one kernel."""
+    """``configs/mlp.yaml`` on MNIST, whose batches are of 128 images, with Adam in one kernel."""
     return train_py(
         root,
         images,
         batch_size,
-        f"--config={ROOT / 'configs' / 'mnist' / 'mlp.yaml'}",
+        f"--config={ROOT / 'configs' / 'mlp.yaml'}",
+        f"--config={ROOT / 'configs' / 'data' / 'mnist.yaml'}",
         "--model.init_args.optimizer.init_args.fused=true",
     )

@@ -3,8 +3,8 @@
     python -m benchmarks.throughput --network cnn
     python -m benchmarks.throughput --network mlp --images 53760
 
-The CNN is the tutorial's optimized network on FashionMNIST, the MLP is ``configs/mnist/mlp.yaml``
-on MNIST; ours have Adam in one kernel (``fused``). See ``benchmarks/contestants.py``. Every turn is
+The CNN is the tutorial's optimized network on FashionMNIST, the MLP is ``configs/mlp.yaml`` on
+MNIST; ours have Adam in one kernel (``fused``). See ``benchmarks/contestants.py``. Every turn is
 a process of its own; the contestants take turns. The first two batches have a column of their own:
 there, kernels are compiled. Without a C++ compiler that contestant is left out.
 Prints a Markdown table and writes it to ``results/benchmarks/throughput_<network>.{md,json}``.

@@ -196,7 +196,7 @@ class ExperimentCLI(LightningCLI):
         """Lightning's own reading of a checkpoint's hyper-parameters; done above, with more."""
 
     def _experiment(self, options: Any) -> str:
-        """``--experiment``, or the configurations' names: ``mnist/baseline_cnn+dropout``."""
+        """``--experiment``, or the configurations' names: ``tutorial/baseline_cnn+dropout``."""
         if options.experiment:
             return options.experiment
         # None stands for a checkpoint's own.

@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def experiment_name(configs: Sequence[Path]) -> str:
-    """``mnist/baseline_cnn+dropout`` of configuration files; empty where there are none."""
+    """``tutorial/baseline_cnn+dropout`` of configuration files; empty where there are none."""
     names: list[str] = []
     for config in configs:
         path = config.resolve().with_suffix("")
