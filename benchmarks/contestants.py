@@ -1,4 +1,4 @@
-"""What the speed benchmarks compare: training loops as their users write them, and ours.
+"""Contestants of the speed benchmarks: training loops as their users write them, and ours.
 
 Each trains the tutorial's optimized network on so many images of FashionMNIST, or an MLP on MNIST,
 and says how long that took, after the first two batches, which warm up and have a time of their
@@ -24,7 +24,7 @@ from torchvision import transforms
 from torchvision.datasets import MNIST, FashionMNIST
 
 from benchmarks.recipes import ROOT
-from benchmarks.step import bfloat16_step
+from benchmarks.step import GRAY_28, bfloat16_step
 from datamodules import FashionMNISTDataModule
 from experiment.cli import ExperimentCLI
 from foundation.workarounds.glibc_malloc import keep_freed_memory
@@ -37,8 +37,11 @@ BATCH_SIZE = 256
 
 
 def tutorial_network(dropout: float = 0.5) -> nn.Module:
-    """The tutorial's optimized network in plain torch; ``OptimizedCNN`` with its defaults."""
-    return nn.Sequential(
+    """The tutorial's optimized network in plain torch; ``OptimizedCNN`` with its defaults.
+
+    Weights are He-uniform in every convolution and linear layer, and biases zero.
+    """
+    network = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
         nn.BatchNorm2d(32),
@@ -50,10 +53,15 @@ def tutorial_network(dropout: float = 0.5) -> nn.Module:
         nn.Flatten(),
         nn.Linear(64 * 7 * 7, 128),
         nn.ReLU(),
-        nn.BatchNorm1d(128),
         nn.Dropout(dropout),
         nn.Linear(128, 10),
     )
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 def sample_loader(
@@ -84,26 +92,38 @@ def timed(batches: Iterable[Any], step: Callable[[Any], None], images: int, size
     return Timed(began - came, time.perf_counter() - began)
 
 
-def tutorial_step(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], None]:
-    """One step of the tutorial's loop: float32, Adam, the loss read every time."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    running = 0.0
+class TutorialLoop:
+    """The tutorial's training: float32, Adam, the loss read every step, a plateau schedule.
 
-    def step(batch: tuple[Tensor, Tensor]) -> None:
-        nonlocal running
+    Args:
+        model: in plain torch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, mode="min", patience=5, factor=0.5
+        )
+        self.losses: list[float] = []
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> None:
         inputs, labels = batch
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), labels)
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(inputs), labels)
         loss.backward()
-        optimizer.step()
-        running += loss.item()
+        self.optimizer.step()
+        self.losses.append(loss.item())
 
-    return step
+    def end_epoch(self) -> None:
+        """The rate falls where the epoch's mean training loss has not for a while."""
+        self.schedule.step(sum(self.losses) / len(self.losses))
+        self.losses.clear()
 
 
 def tutorial_loop(root: str, images: int) -> Timed:
     """The tutorial's loop in batches of 32."""
-    return timed(sample_loader(root, 32), tutorial_step(tutorial_network()), images, 32)
+    return timed(sample_loader(root, 32), TutorialLoop(tutorial_network()).step, images, 32)
 
 
 def tutorial_run(root: str, epochs: int, images: int | None = None) -> dict[str, Any]:
@@ -115,7 +135,7 @@ def tutorial_run(root: str, epochs: int, images: int | None = None) -> dict[str,
         images: of each epoch; all of them unless given.
     """
     model = tutorial_network()
-    loader, step = sample_loader(root, 32), tutorial_step(model)
+    loader, loop = sample_loader(root, 32), TutorialLoop(model)
     test = FashionMNISTDataModule(root)
     test.setup("test")
     assert test.test_set is not None
@@ -124,7 +144,8 @@ def tutorial_run(root: str, epochs: int, images: int | None = None) -> dict[str,
     for _ in range(epochs):
         began = time.perf_counter()
         for batch in itertools.islice(loader, images and images // 32):
-            step(batch)
+            loop.step(batch)
+        loop.end_epoch()
         found["epoch_seconds"].append(time.perf_counter() - began)
         began = time.perf_counter()
         model.eval()
@@ -210,8 +231,8 @@ def bare_loop(root: str, images: int) -> Timed:
     data.setup("fit")
     assert data.train_set is not None
     scaling = MinMaxScaling()
+    model = OptimizedCNN(**GRAY_28, preprocessing=scaling, channels_last=True)
     scaling.fit(data.train_set.images)
-    model = OptimizedCNN(preprocessing=scaling, channels_last=True)
     model.to(memory_format=torch.channels_last)
     step = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001, fused=True))
     return timed(data.train_dataloader(), step, images, BATCH_SIZE)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.recipes import ROOT, median_range, save, shown_command, take_turns
-from benchmarks.step import bfloat16_step
+from benchmarks.step import GRAY_28, bfloat16_step
 from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import OptimizedCNN
 
@@ -34,7 +34,7 @@ def turn(kept: bool, images: int) -> dict[str, dict[str, float]]:
             "benchmarks.malloc: error: this C library is not glibc: nothing to compare"
         )
     torch.manual_seed(0)
-    model = OptimizedCNN().to(memory_format=torch.channels_last)
+    model = OptimizedCNN(**GRAY_28, norm_hidden=True).to(memory_format=torch.channels_last)
     train = bfloat16_step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
     data = torch.rand(images, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (images,))

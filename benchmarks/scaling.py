@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.recipes import ROOT, median_range, save, shown_command
-from benchmarks.step import bfloat16_step, flops, seconds
+from benchmarks.step import GRAY_28, bfloat16_step, flops, seconds
 from datamodules import FashionMNISTDataModule
 from datamodules.image_dataset import ImageDataset
 from foundation.workarounds.glibc_malloc import keep_freed_memory
@@ -57,16 +57,18 @@ class Work:
             train.images.repeat(times, 1, 1, 1), train.labels.repeat(times)
         )
         scaling = MinMaxScaling()
-        scaling.fit(train.images)
         model: Any = OptimizedCNN(
+            **GRAY_28,
             width=setting["width"],
             depth=setting["depth"],
             order="pool-norm-activation",
+            norm_hidden=True,
             hidden_size=256,
             dropout=0.2,
             preprocessing=scaling,
             channels_last=True,
         )
+        scaling.fit(train.images)
         model = model.to(memory_format=torch.channels_last)
         self.train = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001))
         self.batches = self._endless()

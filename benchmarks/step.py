@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,10 @@ KINDS = {
 }
 
 
+# What FashionMNIST and MNIST are.
+GRAY_28: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
+
 def kind_of(operator: str) -> str:
     """Of an operator as the profiler names it, e.g. ``aten::max_pool2d``."""
     name = operator.lower()
@@ -51,9 +56,14 @@ def kind_of(operator: str) -> str:
 def networks() -> dict[str, nn.Module]:
     """The tutorial's network, and that of our short recipe."""
     return {
-        "tutorial": OptimizedCNN(channels_last=True),
+        "tutorial": OptimizedCNN(**GRAY_28, channels_last=True),
         "network of configs/optimized_cnn.yaml": OptimizedCNN(
-            channels_last=True, order="pool-norm-activation", hidden_size=256, dropout=0.2
+            **GRAY_28,
+            channels_last=True,
+            order="pool-norm-activation",
+            norm_hidden=True,
+            hidden_size=256,
+            dropout=0.2,
         ),
     }
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks import commands, ddp, scaling, step, throughput, time_to_accuracy
-from benchmarks.contestants import tutorial_mlp, tutorial_network, tutorial_run
+from benchmarks.contestants import TutorialLoop, tutorial_mlp, tutorial_network, tutorial_run
+from benchmarks.step import GRAY_28
 from lightning_modules import MLP, OptimizedCNN
 from lightning_modules.image_classifier import cpp_compiler
 
@@ -27,11 +28,41 @@ def report(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("plain", "ours"), [(tutorial_network(), OptimizedCNN()), (tutorial_mlp(), MLP())]
+    ("plain", "ours"),
+    [(tutorial_network(), OptimizedCNN(**GRAY_28)), (tutorial_mlp(), MLP(**GRAY_28))],
 )
 def test_contestants_train_the_same_network(plain: nn.Module, ours: nn.Module) -> None:
-    shapes = [[tuple(weight.shape) for weight in net.parameters()] for net in (plain, ours)]
-    assert shapes[0] == shapes[1]
+    theirs, own = ([layer for layer in net.modules() if _computes(layer)] for net in (plain, ours))
+    assert [str(layer) for layer in theirs] == [
+        str(layer).replace("MaxPool(", "MaxPool2d(") for layer in own
+    ]
+
+
+def _computes(layer: nn.Module) -> bool:
+    """No container, no metric, nothing that passes its input on."""
+    passes = isinstance(layer, nn.Identity) or (isinstance(layer, nn.Dropout) and layer.p == 0)
+    return type(layer).__module__.startswith(("torch.nn", "lightning_modules.layers")) and not (
+        passes or isinstance(layer, nn.Sequential | nn.ModuleList)
+    )
+
+
+def test_the_tutorials_weights_are_he_uniform() -> None:
+    for layer in tutorial_network().children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = (6 / layer.weight[0].numel()) ** 0.5
+            assert 0.9 * bound < layer.weight.abs().max() <= bound
+            assert layer.bias is not None
+            assert not layer.bias.any()
+
+
+def test_the_tutorials_rate_halves_after_six_epochs_without_gain() -> None:
+    loop = TutorialLoop(nn.Linear(1, 2))
+    rates = []
+    for loss in (1.0, *[2.0] * 7):
+        loop.losses = [loss]
+        loop.end_epoch()
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+    assert rates == [0.001] * 6 + [0.0005] * 2
 
 
 @pytest.mark.parametrize("network", throughput.CONTESTANTS)
