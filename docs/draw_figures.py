@@ -16,9 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import foundation
-
-import foundation.workarounds.class_defaults  # noqa: F401  isort: skip  (before anything is parsed)
+import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
 import io
@@ -30,7 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jsonargparse import ActionConfigFile, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -40,6 +37,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from datamodules import FashionMNISTDataModule, ImageDataModule
 from foundation.checkout import technique
+from foundation.parser import Parser
 from lightning_modules import ImageClassifier, Initializer, Standardize
 from lightning_modules.initializers import activation_gain
 from lightning_modules.layers.norm import NormName, norm_layer, normed_weight
@@ -69,7 +67,7 @@ def configured(*names: str, options: tuple[str, ...] = ()) -> Namespace:
         names: of overlays that change the model or the data, from left to right.
         options: further command-line options, e.g. ``--data.val_size=1000``.
     """
-    parser = LightningArgumentParser()
+    parser = Parser()
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)

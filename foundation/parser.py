@@ -2,18 +2,20 @@
 
 import inspect
 import re
+from contextlib import nullcontext
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import Namespace
+from jsonargparse._actions import _ActionPrintConfig
 from jsonargparse._common import parser_context
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-import foundation.workarounds.class_defaults  # noqa: F401  (before anything is parsed)
 from foundation.errors import UserError
+from foundation.workarounds.class_defaults import adding_defaults
 
 # Lines of jsonargparse's messages that say nothing about the mistake itself.
 _NOISE = re.compile(
@@ -23,10 +25,47 @@ _NOISE = re.compile(
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser; a mistake raises :class:`UserError` instead of printing the usage."""
+    """LightningCLI's parser; a mistake raises :class:`UserError` instead of printing the usage.
+
+    What a file or an option wrote stays, unless a later one writes it or names a class that has no
+    such argument; what nobody wrote follows the class.
+
+    Attributes:
+        written: what the last ``parse_args`` found written, without any defaults.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.written = Namespace()
+
+    @override
+    def parse_args(  # type: ignore[override]
+        self,
+        args: Any = None,
+        namespace: Namespace | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
+        if not defaults:
+            return super().parse_args(args, namespace, env, defaults, **kwargs)
+        with _ActionPrintConfig.skip_print_config():  # not before it is complete
+            self.written = super().parse_args(
+                args, namespace, env, defaults=False, **{**kwargs, "_skip_validation": True}
+            )
+        return self.parse_object(self.written)
+
+    @override
+    def parse_object(
+        self,
+        obj: Any,
+        namespace: Namespace | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
+        with adding_defaults() if defaults else nullcontext():
+            return super().parse_object(obj, namespace, env, defaults, **kwargs)
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

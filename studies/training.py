@@ -15,6 +15,7 @@ from typing_extensions import override
 from callbacks import FiniteLoss, Throughput
 from experiment.cli import ExperimentCLI
 from foundation.errors import UserError
+from foundation.parser import Parser
 from foundation.run_logger import RunLogger
 from studies.queue.interruption import at_once, later
 
@@ -157,6 +158,21 @@ def complete_config(args: Sequence[str]) -> str:
     """
     cli = _ConfigCLI(["fit", *args])
     return cli._parser("fit").dump(cli.config.fit, skip_unset=False)
+
+
+def written_config(args: Sequence[str]) -> str:
+    """What the files and options of ``train.py fit`` write, as YAML, without any defaults.
+
+    For what further options are to be put on: where one names another class, arguments that nobody
+    wrote are then that class's own.
+
+    Raises:
+        UserError: the options are not valid; says which and why.
+    """
+    cli = _ConfigCLI(["fit", *args])
+    assert isinstance(cli.parser, Parser)
+    written = cli.parser.written.fit
+    return cli._parser("fit").dump(written, skip_unset=False, skip_validation=True)
 
 
 def config_keys(config: str) -> dict[str, Any]:

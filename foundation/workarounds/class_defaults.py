@@ -1,32 +1,53 @@
-"""When an overlay changes a class, the old class's *defaults* must not outlive it.
+"""Defaults end with their class, where a configuration names another one.
 
 jsonargparse keeps the arguments of the previous class that the new class has too. That is wanted
-for what a user chose (``--model OptimizedCNN`` keeps the optimizer), and wrong for what nobody
-chose: after Adam, AdamW would run with Adam's default weight decay of 0 instead of its own 0.01,
-and after BaselineCNN, OptimizedCNN without its batch norm
-(https://github.com/mauvilsa/jsonargparse/issues/460). Importing this module mends it.
+for what was written (``--model OptimizedCNN`` keeps the optimizer's rate), and wrong for defaults:
+after Adam, AdamW would run with Adam's weight decay of 0 instead of its own 0.01
+(https://github.com/mauvilsa/jsonargparse/issues/460). :class:`foundation.parser.Parser` therefore
+reads what is written without any defaults, and adds them last, under :func:`adding_defaults`.
 
-A value that was written out but equals the old class's default counts as nobody's choice: set it
-again behind the change of class.
+Importing this module replaces one private function of jsonargparse.
+
+Raises:
+    ImportError: this version of jsonargparse has no such function.
 """
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import jsonargparse
 import jsonargparse._typehints as typehints
-from jsonargparse import Namespace
 
-_keep_valid = typehints.discard_init_args_on_class_path_change
+_NAME = "discard_init_args_on_class_path_change"
+_PARAMETERS = ["parser_or_action", "prev_val", "value"]
+_keep_valid: Any = getattr(typehints, _NAME, None)
+if not _keep_valid or [*inspect.signature(_keep_valid).parameters] != _PARAMETERS:
+    raise ImportError(
+        f"jsonargparse {jsonargparse.__version__} has no {_NAME}({', '.join(_PARAMETERS)}): "
+        "install the version that constraints.txt names"
+    )
 
-
-def _discard_old_defaults(parser_or_action: Any, previous: Any, value: Any) -> None:
-    old = previous.get("init_args") if previous else None
-    if isinstance(old, Namespace) and previous["class_path"] != value["class_path"]:
-        options = getattr(parser_or_action, "sub_add_kwargs", {})
-        parser = typehints.ActionTypeHint.get_class_parser(previous["class_path"], options)
-        for key, default in parser.get_defaults().items(branches=True, nested=False):
-            if key in old and old[key] == default:
-                del old[key]
-    _keep_valid(parser_or_action, previous, value)
+_adding = ContextVar("_adding", default=False)
 
 
-typehints.discard_init_args_on_class_path_change = _discard_old_defaults
+@contextmanager
+def adding_defaults() -> Iterator[None]:
+    """Let all arguments of a class end with it: here, they are nobody's choice."""
+    token = _adding.set(True)
+    try:
+        yield
+    finally:
+        _adding.reset(token)
+
+
+def _discard(parser_or_action: Any, prev_val: Any, value: Any) -> None:
+    changed = prev_val and prev_val.get("class_path") != value["class_path"]
+    if _adding.get() and changed and "init_args" in prev_val:
+        del prev_val["init_args"]
+    _keep_valid(parser_or_action, prev_val, value)
+
+
+setattr(typehints, _NAME, _discard)

@@ -18,11 +18,12 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
 
 from foundation.errors import UserError
+from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from studies.search.reinforce import ReinforceSampler
 from studies.search.space import Parameter, Scalar, Space, resolved
 from studies.settings import add_settings, check_least, listed, study_name
-from studies.training import complete_config, config_keys
+from studies.training import complete_config, config_keys, written_config
 
 
 @dataclass
@@ -132,7 +133,7 @@ class Definition:
         metric, direction, epochs, seeds, confirmation_seeds: see :class:`Settings`.
         space: as in the YAML, with the overlays' texts in place of their paths.
         sampler, pruner: ``class_path`` and ``init_args``.
-        config: complete base configuration of a trial, YAML.
+        config: what the base of a trial writes, YAML; classes bring the rest.
         full_config: the same without the proxy's overlays.
     """
 
@@ -232,7 +233,7 @@ def define(settings: Namespace) -> Definition:
     metric = settings.objective.metric
     epochs = settings.objective.epochs
     if epochs is None:
-        epochs = config_keys(config)["trainer.max_epochs"]
+        epochs = _keys(config)["trainer.max_epochs"]
     if epochs is None or epochs < 1:
         raise UserError(f"objective.epochs is {epochs}; expected at least 1")
     if not metric.startswith("val/"):
@@ -285,13 +286,18 @@ def _files(name: str, paths: list[str] | str) -> list[str]:
 
 def _read(name: str, options: Sequence[str]) -> str:
     try:
-        return complete_config(options)
+        return written_config(options)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
+def _keys(config: str) -> dict[str, Any]:
+    """Every key of the complete configuration."""
+    return config_keys(complete_config([f"--config={config}"]))
+
+
 def _direction(metric: str) -> Literal["maximize", "minimize"]:
-    return "minimize" if metric.endswith(("loss", "error")) else "maximize"
+    return "minimize" if mode_of(metric) == "min" else "maximize"
 
 
 def _check_space(definition: Definition) -> None:
@@ -304,7 +310,7 @@ def _check_space(definition: Definition) -> None:
     space = Space(definition.space)
     # As the options of a trial: files first. What a file or a class brings, a later key may set.
     order = sorted(space.parameters, key=lambda parameter: parameter.is_key)
-    known = set(config_keys(definition.config))
+    known = set(_keys(definition.config))
     for i, parameter in enumerate(order):
         name = parameter.name
         if name in _BUDGET:

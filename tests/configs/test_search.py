@@ -67,8 +67,12 @@ def test_a_study_is_readable(study: Callable[..., Any], name: str) -> None:
     assert settings.n_trials or definition.is_grid
     # Trials see a tenth of the images at most, the confirmation all.
     fraction = "data.init_args.train_fraction"
-    assert config_keys(definition.config)[fraction] <= 0.1
-    assert config_keys(definition.full_config)[fraction] == 1.0
+    trial, full = (
+        config_keys(complete_config([f"--config={config}"]))
+        for config in (definition.config, definition.full_config)
+    )
+    assert trial[fraction] <= 0.1
+    assert full[fraction] == 1.0
     if not definition.is_grid:
         assert definition.sampler["init_args"]["seed"] == 42
 

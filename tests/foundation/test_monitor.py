@@ -1,0 +1,21 @@
+"""Which way a metric is good."""
+
+import pytest
+
+from foundation.monitor import mode_of
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("val/loss", "min"),
+        ("train/loss", "min"),
+        ("test/calibration_error", "min"),
+        ("val/accuracy", "max"),
+        ("test/f1_macro", "max"),
+    ],
+)
+def test_losses_and_errors_are_to_fall_and_everything_else_is_to_rise(
+    monitor: str, mode: str
+) -> None:
+    assert mode_of(monitor) == mode
