@@ -40,7 +40,7 @@ class Evidence:
     def not_converging(self) -> list[str]:
         lines = [f"val/accuracy ends at {end_of(self.val):.3f}, and chance is {self.chance:.3f}"]
         if (end_of(self.train) - self.chance) / (1 - self.chance) > self.thresholds.chance:
-            lines.append(f"train/accuracy ends at {end_of(self.train):.3f}: it learns by heart")
+            lines.append(f"train/accuracy ends at {end_of(self.train):.3f}: it memorizes")
         why = (
             "the labels do not belong to the images"
             if self.labels_are_noise

@@ -97,7 +97,7 @@ def test_chance_depends_on_the_number_of_classes() -> None:
 def test_learnt_by_heart_from_wrong_labels() -> None:
     found = diagnose(curves(towards(0.1, 0.9), [0.1] * 12, towards(2.3, 4.0)), 10, 0.1)
     assert found.kind == "not converging"
-    assert any("by heart" in text for text in found.evidence)
+    assert any("memorizes" in text for text in found.evidence)
     assert any("labels do not belong" in text for text in found.evidence)
     assert "labels" in found.advice[0].why
     assert found.advice[0].options == ""
@@ -261,7 +261,7 @@ MEMORIZING = (*SMALL, "--data.train_fraction=0.0034", "--data.batch_size=32")
 
 @pytest.fixture(scope="module")
 def memorized(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """The run of a network that learned 200 images by heart; shared."""
+    """The run of a network that memorized 200 images; shared."""
     runs = tmp_path_factory.mktemp("diagnosis") / "runs"
     args = [*MEMORIZING, "--data=FashionMNISTDataModule", f"--data.root={data_root}"]
     args += ["--trainer.max_epochs=12", "--trainer.limit_test_batches=1", f"--runs_dir={runs}"]
