@@ -3,6 +3,7 @@ PYTHON ?= python3
 CONFIG ?= configs/optimized_cnn.yaml
 ARGS ?=
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: help fit test test-all check data tensorboard clean
 
@@ -16,8 +17,8 @@ help:
 	@echo 'make clean        remove .venv and caches; data/ and runs/ stay'
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than 3.11: name a newer one, e.g. make PYTHON=python3.12 fit"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not Python 3.11 to 3.13: name one that is, e.g. make PYTHON=python3.12 fit"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -26,10 +27,10 @@ fit: .venv/installed
 	$(BIN)/python train.py fit --config $(CONFIG) $(ARGS)
 
 test: .venv/installed data
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: .venv/installed data
-	$(BIN)/python -m pytest -m 'matrix or not matrix' $(ARGS)
+	$(PYTEST) -m 'matrix or not matrix' $(ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -81,7 +81,7 @@ def test_the_rate_follows_the_formula_at_every_step(name: str, length: int, buil
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_optimiser_of_another_overlay_keeps_its_rate(name: str, build: Build) -> None:
+def test_the_optimizer_of_another_overlay_keeps_its_rate(name: str, build: Build) -> None:
     optimizer, _ = scheduled(build("momentum", name), 400)
     _, factor = SCHEDULES[name]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02 * factor(0, 400))

@@ -156,7 +156,7 @@ def test_weights_that_are_normed_are_initialised_too(data: FashionMNISTDataModul
     assert 0.98 * bound < hidden.abs().max() <= bound * (1 + 1e-5)
 
 
-def test_without_an_initialiser_torchs_weights_stay(data: FashionMNISTDataModule) -> None:
+def test_without_an_initializer_torchs_weights_stay(data: FashionMNISTDataModule) -> None:
     model = small()
     before = weights(model)
     fit(model, data)

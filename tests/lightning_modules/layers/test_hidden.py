@@ -68,7 +68,7 @@ def test_no_norm_passes_its_input_on(pixels: Tensor, spatial: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["instance", "local_response", "weight"])
-def test_what_has_nothing_to_normalise_in_vectors_passes_them_on(
+def test_what_has_nothing_to_normalize_in_vectors_passes_them_on(
     pixels: Tensor, name: NormName
 ) -> None:
     vectors = pixels[:, :, 0, 0]

@@ -145,7 +145,7 @@ def test_the_images_and_classes_are_arguments() -> None:
         ("conv2k3-bn-pool-drop5", type(None)),
     ],
 )
-def test_the_initialiser_learns_the_first_activation(
+def test_the_initializer_learns_the_first_activation(
     architecture: str, expected: type[nn.Module]
 ) -> None:
     assert type(SearchedCNN(architecture).gain_activation()) is expected

@@ -118,7 +118,7 @@ def test_a_start_whose_loss_is_no_number_is_worth_chance(
     assert "not tried: batch_norm: the budget allows no more" in out
 
 
-def test_values_beside_files_and_remedies_that_the_budget_fixes(
+def test_values_beside_files_and_suggestions_that_the_budget_fixes(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A short good fit is told to train longer, which no run of the sample may."""

@@ -78,7 +78,7 @@ def test_size_and_no_warning(count: int, groups: Sequence[str]) -> None:
     assert pyplot.get_fignums() == []  # nothing is left open
 
 
-def test_forest_is_sorted_and_coloured_by_verdict() -> None:
+def test_forest_is_sorted_and_colored_by_verdict() -> None:
     of = comparison()
     figure: Any = forest(of, rows(of))
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
@@ -114,7 +114,7 @@ def test_names_beside_points_do_not_overlap() -> None:
         assert box.x1 <= figure.bbox.x1
 
 
-def test_learning_curves_colour_the_best_and_the_worst() -> None:
+def test_learning_curves_color_the_best_and_the_worst() -> None:
     of = comparison([0.0, *(i / 1000 for i in range(-10, 10))])
     figure: Any = learning_curves(of, rows(of))
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
