@@ -27,8 +27,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from benchmarks.recipes import ROOT, mean_spread, save, shown_command
 from studies.compare.paired_statistics import t_interval
+from studies.search import ReinforceSampler
 from studies.search.architecture import Architecture
-from studies.search.reinforce import ReinforceSampler
 
 TARGET = "conv16k5-bn-gelu|conv64k3-relu-pool|conv32k3-bn-relu-pool|fc128"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

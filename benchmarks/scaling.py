@@ -29,7 +29,7 @@ from datamodules import FashionMNISTDataModule
 from datamodules.image_dataset import ImageDataset
 from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import MinMaxScaling, OptimizedCNN
-from studies.report.canvas import BLUE, canvas, plain
+from studies.report.canvas import BLUE, canvas, strip_axes
 
 SETTINGS: dict[str, tuple[int, ...]] = {
     "batch size": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),
@@ -107,7 +107,7 @@ def draw(speeds: dict[str, dict[int, list[float]]]) -> Figure:
         axes.plot(places, list(map(statistics.median, by_value.values())), marker="o", color=BLUE)
         axes.set_xticks(places, list(map(str, by_value)))
         axes.set(xlabel=name, ylabel="images/s", ylim=(0, None))
-        plain(axes)
+        strip_axes(axes)
     return figure
 
 

@@ -1,12 +1,15 @@
-"""What ``search.py`` and ``compare.py`` share: how they answer errors and interruptions."""
+"""Shared parts of ``search.py`` and ``compare.py``: errors, interruptions, closing lines."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import optuna
+from rich.console import Console
+from rich.table import Table
 
 from experiment.main import quiet
 from foundation.errors import UserError
@@ -67,6 +70,26 @@ def answer(
 def _fail(kind: type[StoredStudy], message: str) -> NoReturn:
     print(f"{kind.program}: error: {message}", file=sys.stderr)
     raise SystemExit(2) from None
+
+
+def print_found(
+    folder: Path, table: Table, sentences: Sequence[str], commands: Sequence[str]
+) -> None:
+    """Print what a study found, where it lies and what to type next.
+
+    Args:
+        folder: of the study.
+        table: its results.
+        sentences: what they mean.
+        commands: to type next, before TensorBoard's.
+    """
+    console = Console()
+    console.print(table)
+    for line in [*sentences, f"report: {folder / 'report.html'}"]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print("next", style="bold")
+    for command in [*commands, f"tensorboard --logdir {folder}"]:
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_parser(program: str, runs_dir: str) -> Parser:

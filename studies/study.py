@@ -1,4 +1,4 @@
-"""A study where it lies: its folder on this machine, its storage, and who works on it."""
+"""A stored study: its folder on this machine, its storage and its processes."""
 
 import os
 import platform
@@ -21,8 +21,8 @@ from foundation.whole_file import write
 from studies.progress import StudyProgress
 from studies.queue.queue import Queue, open_storage, without_password
 from studies.queue.workers import Workers, end_with, work
+from studies.runner import Runner
 from studies.training import config_keys
-from studies.trials import Runner
 
 STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes
 
@@ -117,9 +117,13 @@ class StoredStudy(Generic[D]):
         """What runs the trials of one of the study's queues."""
         raise NotImplementedError
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of further processes; a password on a command line anybody could read."""
+        return {**os.environ, STORAGE: self.url}
+
     def command(self, what: str, queue: Queue, kind: str) -> list[str]:
         """Of a further process: ``worker``, or ``trial``."""
-        os.environ[STORAGE] = self.url  # a command line, and a password in it, anybody may read
         return [
             sys.executable,
             str(ROOT / self.program),
@@ -156,7 +160,8 @@ class StoredStudy(Generic[D]):
                 command += [f"--seconds={deadline - time.monotonic()}"]
             if endless:
                 command += ["--endless=true"]
-            processes = Workers(workers, command, self.folder / "workers" / "log.txt")
+            log = self.folder / "workers" / "log.txt"
+            processes = Workers(workers, command, self.environment, log)
             try:
                 processes.watch(queue, show)
             finally:

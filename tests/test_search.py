@@ -24,7 +24,10 @@ import search
 import studies.queue.queue
 import studies.search.search_study
 import train
-from studies.search.definition import define, settings_parser
+from studies.runner import Outcome
+from studies.search.search_definition import define, search_parser
+from studies.search.search_runner import TrialRunner
+from studies.training import EpochReport
 
 REPOSITORY = Path(__file__).parent.parent
 LR = "model.init_args.optimizer.init_args.lr"
@@ -62,7 +65,7 @@ def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (tmp_path / name).write_text(text.replace("ROOT", str(data_root)))
     monkeypatch.chdir(tmp_path)
     # Figures take most of a short search's time, and have tests of their own.
-    monkeypatch.setattr("studies.search.search_report.FIGURES", {})
+    monkeypatch.setattr("studies.search.search_figures.FIGURES", {})
     return tmp_path
 
 
@@ -273,7 +276,7 @@ def test_an_interrupted_search_finds_what_an_uninterrupted_one_does(
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> None:
     """Send this process a signal in a trial's first epoch, once."""
-    inner = studies.trials.EpochReport.on_validation_end
+    inner = EpochReport.on_validation_end
     sent: list[int] = []
 
     def outer(self: Any, trainer: Any, module: Any) -> None:
@@ -282,13 +285,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> None:
             os.kill(os.getpid(), number)
         inner(self, trainer, module)
 
-    monkeypatch.setattr(studies.trials.EpochReport, "on_validation_end", outer)
+    monkeypatch.setattr(EpochReport, "on_validation_end", outer)
 
 
 def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = write("cells", **GRID)
 
-    definition = define(settings_parser().parse_args([study]))
+    definition = define(search_parser().parse_args([study]))
     monkeypatch.setattr(
         studies.search.search_study, "define", lambda _: definition
     )  # which takes a while
@@ -320,13 +323,13 @@ def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyP
                 search.main([study])
         assert left is None or len(trials("cells")) == left
     with monkeypatch.context() as patch:
-        patch.setattr(studies.trials.TrialRunner, "train", lambda *_, **__: done())
+        patch.setattr(TrialRunner, "train", lambda *_, **__: done())
         search.main([study])
     assert_whole_grid("cells")
 
 
-def done() -> studies.trials.Outcome:
-    return studies.trials.Outcome(TrialState.COMPLETE, 0.5)
+def done() -> Outcome:
+    return Outcome(TrialState.COMPLETE, 0.5)
 
 
 def assert_whole_grid(name: str) -> None:
@@ -486,7 +489,7 @@ def test_what_is_missing_is_said_in_a_line(place: Path, capsys: pytest.CaptureFi
         assert not Path("runs").exists()
     for name in ("one", "two"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(studies.trials.TrialRunner, "train", lambda *_, **__: done())
+            patch.setattr(TrialRunner, "train", lambda *_, **__: done())
             search.main([write(name, space=RATES, n_trials=1)])
     capsys.readouterr()
     assert ends("show", "--study=nothing") == 2
@@ -505,7 +508,7 @@ def test_a_database_that_is_gone_is_said_in_a_line(
         with sqlite3.connect("runs/search/gone/study.db") as database:
             database.execute("alter table trial_intermediate_values rename to elsewhere")
 
-    monkeypatch.setattr(studies.trials.EpochReport, "on_train_start", vanish, raising=False)
+    monkeypatch.setattr(EpochReport, "on_train_start", vanish, raising=False)
     assert ends(study) == 2
     assert "trial_intermediate_values" in one_line(capsys)
 
@@ -524,7 +527,7 @@ def test_time_is_a_limit_too(place: Path) -> None:
 
 def test_a_study_without_a_file_has_a_name(place: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies.trials.TrialRunner, "train", lambda *_, **__: done())
+        patch.setattr(TrialRunner, "train", lambda *_, **__: done())
         search.main(
             [
                 "--base=base.yaml",

@@ -22,12 +22,12 @@ from foundation.errors import UserError
 from foundation.parser import Parser
 from foundation.run_folder import as_typed, experiment_name
 from foundation.whole_file import write
-from studies.compare.comparison import Definition, fit_options
-from studies.compare.comparison_figures import interval, points
+from studies.compare.comparison_definition import ComparisonDefinition, fit_options
 from studies.compare.comparison_report import accuracy, results_table
 from studies.compare.comparison_study import ComparisonStudy, report
 from studies.compare.paired_statistics import BETTER, WORSE, Comparison, Row, Run, rows
 from studies.queue.queue import without_password
+from studies.report.words import interval, points
 from studies.settings import check_least
 from studies.training import complete_config
 
@@ -36,7 +36,7 @@ _DIVERGED = "diverged"
 
 
 @dataclass
-class Settings:
+class AdviceSettings:
     """Where tuning starts, and what it may cost.
 
     Args:
@@ -74,7 +74,7 @@ def advice_parser() -> Parser:
     parser.add_argument(
         "-c", "--config", type=str, nargs="+", action="extend", required=True, help="The start."
     )
-    parser.add_class_arguments(Settings, None, skip={"config"})
+    parser.add_class_arguments(AdviceSettings, None, skip={"config"})
     return parser
 
 
@@ -300,9 +300,11 @@ class _Tuning:
         suggestions = [*(c.suggestion for c in self.kept if c.suggestion is not None), *further]
         return [*self.start, *(token for r in suggestions for token in shlex.split(r.typed))]
 
-    def definition(self, name: str, configs: Mapping[str, str], metric: str) -> Definition:
+    def definition(
+        self, name: str, configs: Mapping[str, str], metric: str
+    ) -> ComparisonDefinition:
         """Of a comparison; the first is the base."""
-        return Definition(
+        return ComparisonDefinition(
             name=name,
             base=list(self.settings.config),
             chain=False,
@@ -393,7 +395,7 @@ def _found(row: Row) -> str:
     if difference is None:
         reason = next((f": {run.reason}" for run in row.failed), "")
         return f"{row.verdict}{reason}"
-    around = interval(difference)
+    around = interval(difference.low, difference.high)
     text = points(difference.mean) + (f" ({around})" if around else "")
     time = "" if row.time is None else f", time × {row.time:.2f}"
     return f"{text}, {row.verdict}{time}"

@@ -27,7 +27,8 @@ from studies.compare.paired_statistics import (
     Difference,
     Row,
 )
-from studies.report.canvas import BLUE, GRAY, INK, ORANGE, RED, canvas, plain
+from studies.report.canvas import BLUE, GRAY, INK, ORANGE, RED, canvas, strip_axes
+from studies.report.words import interval, points
 
 OCHRE = "#b9a36b"
 COLORS = {
@@ -93,18 +94,6 @@ def _legend(figure: Figure, axes: Axes, marker: str, verdicts: Iterable[str]) ->
     figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=9)
 
 
-def points(value: float, digits: int = 2) -> str:
-    """A difference of accuracies in percentage points, with its sign."""
-    return f"{100 * value:+.{digits}f}".replace("-", "−")
-
-
-def interval(difference: Difference, digits: int = 2) -> str | None:
-    """A difference's 95% interval in percentage points."""
-    if difference.low is None or difference.high is None:
-        return None
-    return f"{points(difference.low, digits)} to {points(difference.high, digits)}"
-
-
 # The figures.
 
 
@@ -132,19 +121,19 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
             color = COLORS[row.verdict]
             mean = 100 * difference.mean
             if difference.low is not None and difference.high is not None:
-                ends = [100 * difference.low, 100 * difference.high]
-                axes.plot(ends, [y, y], color=color, linewidth=1.8, solid_capstyle="butt")
+                limits = [100 * difference.low, 100 * difference.high]
+                axes.plot(limits, [y, y], color=color, linewidth=1.8, solid_capstyle="butt")
             marker = "o" if low <= mean <= high else "<" if mean < low else ">"
             axes.plot(min(max(mean, low), high), y, marker, color=color, ms=5.5, clip_on=False)
             text = points(difference.mean)
-            if interval(difference) is not None:
-                text += f"  ({interval(difference)})"
+            if (ends := interval(difference.low, difference.high)) is not None:
+                text += f"  ({ends})"
             axes.text(1.01, y, text, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         axes.axvline(0, color=INK, linewidth=1)
         axes.set(xlim=(low, high), ylim=(len(pairs) - 0.4, -0.6))
         axes.set_yticks(range(len(pairs)), [_name(row.variant) for row, _ in pairs])
         _heading(axes, group)
-        plain(axes, "x")
+        strip_axes(axes, "x")
         axes.tick_params(axis="y", length=0, pad=7)
     panels[-1].set_xlabel(
         f"percentage points more than {_name(comparison.base)}, paired by seed; "
@@ -203,7 +192,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.set_xlabel(f"time per epoch, ratio to {_name(comparison.base)}")
         axes.set_ylabel("test accuracy (%)")
         _heading(axes, group)
-        plain(axes, "both")
+        strip_axes(axes, "both")
         texts = {
             i: _name(row.variant, 28) + (f" ({y[i]:.1f}%)" if y[i] < low else "")
             for i, row in enumerate(of_group)
@@ -320,7 +309,7 @@ def learning_curves(comparison: Comparison, rows: Sequence[Row]) -> Figure | Non
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
         _heading(axes, group)
-        plain(axes)
+        strip_axes(axes)
     return figure
 
 
@@ -380,7 +369,7 @@ def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         names = [_name(row.variant if row.is_base else f"+ {row.variant}") for row in of_group]
         axes.set_yticks(range(len(of_group)), names)
         _heading(axes, group)
-        plain(axes, "x")
+        strip_axes(axes, "x")
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel("test accuracy (%), mean over seeds; the scale does not begin at zero")
     steps = [row.step for of_group in groups.values() for row in of_group if row.step]

@@ -1,17 +1,12 @@
-"""What a comparison found: tables for the terminal, CSV and Markdown, and a report with figures."""
+"""Results of a comparison: tables for the terminal, CSV and Markdown, and a report with figures."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from foundation.whole_file import write
-from studies.compare.comparison_figures import FIGURES, interval, points
 from studies.compare.paired_statistics import (
     BETTER,
     FAILED,
@@ -20,14 +15,13 @@ from studies.compare.paired_statistics import (
     UNCLEAR,
     WORSE,
     Comparison,
-    Difference,
     Row,
     rows,
 )
-from studies.report import html_page
-from studies.report.html_page import Section
-
-Cell = str | int | None
+from studies.report import tables
+from studies.report.html_page import PageTable, draw, render
+from studies.report.tables import Cell
+from studies.report.words import counted, decimals, interval, mean_and_deviation, points
 
 _NOTES = (
     "Differences are to the base of the same group, paired by seed, in percentage points of test "
@@ -41,9 +35,10 @@ _NOTES = (
 
 # More rows than these are worth a selection.
 _MANY = 12
-# What a terminal has room for.
-_TERMINAL = {"group", "variant", "verdict", "n", "test accuracy", "difference", "95% interval"}
-_TERMINAL |= {"step", "time"}
+# What an excerpt shows, and what a terminal has room for.
+_EXCERPT = ["group", "variant", "verdict", "n", "test accuracy", "difference", "95% interval"]
+_EXCERPT += ["time"]
+_TERMINAL = [*_EXCERPT, "step"]
 _SHORT = {UNCLEAR: "not shown", SAME: "identical"}
 
 
@@ -102,31 +97,17 @@ def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
 def _budget(comparison: Comparison) -> str:
     """One line: budget, seeds and how many runs there are."""
     failed = sum(run.reason is not None for run in comparison.runs)
-    epochs = f"{comparison.epochs} epoch{'' if comparison.epochs == 1 else 's'} per run"
     seeds = f"seeds {', '.join(map(str, comparison.seeds))} (n = {len(comparison.seeds)})"
     runs = f"{len(comparison.runs)} runs" + (f", {failed} failed" if failed else "")
-    return f"{epochs}; {seeds}; {runs}"
+    return f"{counted(comparison.epochs, 'epoch')} per run; {seeds}; {runs}"
 
 
 # One table for people, in three forms.
 
 
-def _decimals(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
-
-
 def accuracy(row: Row) -> str | None:
     """Mean ± standard deviation over the seeds; None where there is no result."""
-    text = _decimals(row.mean, 4)
-    return text if row.sd is None else f"{text} ± {row.sd:.4f}"
-
-
-def _difference(difference: Difference | None) -> str | None:
-    return None if difference is None else points(difference.mean)
-
-
-def _interval(difference: Difference | None) -> str | None:
-    return None if difference is None else interval(difference)
+    return mean_and_deviation(row.accuracies.values())
 
 
 def _epochs(row: Row) -> str | None:
@@ -143,76 +124,61 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, Cell]:
         "verdict": row.verdict,
         "n": row.n,
         "test accuracy": accuracy(row),
-        "difference": _difference(row.difference),
-        "95% interval": _interval(row.difference),
+        "difference": points(row.difference.mean) if row.difference else None,
+        "95% interval": interval(row.difference.low, row.difference.high)
+        if row.difference
+        else None,
     }
     if comparison.chain:
         cells |= {
-            "step": _difference(row.step),
-            "step's interval": _interval(row.step),
+            "step": points(row.step.mean) if row.step else None,
+            "step's interval": interval(row.step.low, row.step.high) if row.step else None,
             "step's verdict": (row.step.verdict or TOO_FEW) if row.step else None,
         }
     return cells | {
-        "validation loss": _decimals(row.validation_loss, 4),
-        "calibration error": _decimals(row.calibration_error, 4),
+        "validation loss": decimals(row.validation_loss),
+        "calibration error": decimals(row.calibration_error),
         "gap": None if row.gap is None else points(row.gap),
-        "time": _decimals(row.time, 2),
-        "memory": _decimals(row.memory, 2),
+        "time": decimals(row.time, 2),
+        "memory": decimals(row.memory, 2),
         "epochs to base's best": _epochs(row),
         "failed": len(row.failed) or None,
         "diagnosis": row.diagnosis,
     }
 
 
-def _columns(cells: Sequence[dict[str, Cell]]) -> list[str]:
-    """The headers of which some row has a value."""
-    headers = list(cells[0]) if cells else []
-    return [header for header in headers if any(row[header] is not None for row in cells)]
+def _table(
+    comparison: Comparison, found: Sequence[Row], only: Sequence[str] = ()
+) -> tuple[list[str], list[list[Cell]]]:
+    """The headers of which some row has a value, and the rows; of ``only`` these if given."""
+    cells = [_cells(comparison, row) for row in found]
+    headers = [
+        header
+        for header in (cells[0] if cells else {})
+        if (not only or header in only) and any(row[header] is not None for row in cells)
+    ]
+    return headers, [[row[header] for header in headers] for row in cells]
 
 
 def results_table(comparison: Comparison) -> Table:
     """The rows for the terminal, with the reasons of what failed below."""
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left"
-    )
     found = rows(comparison)
-    cells = [_cells(comparison, row) for row in found]
-    headers = [header for header in _columns(cells) if header in _TERMINAL]
-    for header in headers:
-        words = header in ("group", "variant", "verdict")
-        justify: Literal["left", "right"] = "left" if words else "right"
-        table.add_column(
-            Text(header),
-            justify=justify,
-            min_width=len(header),
-            no_wrap=not words,
-            overflow="fold",
-        )
+    headers, cells = _table(comparison, found, _TERMINAL)
+    for row, line in zip(found, cells, strict=True):
+        line[headers.index("verdict")] = _SHORT.get(row.verdict, row.verdict)
     styles = {BETTER: "blue", WORSE: "red", FAILED: "red", "base": "bold"}
-    for row, texts in zip(found, cells, strict=True):
-        texts["verdict"] = _SHORT.get(row.verdict, row.verdict)
-        # Text, because a value in [brackets] is no markup.
-        shown = (Text("—" if texts[header] is None else str(texts[header])) for header in headers)
-        table.add_row(*shown, style=styles.get(row.verdict))
+    words = ("group", "variant", "verdict")
     notes = [
         f"{_title(row)}, seed {r.seed} failed: {r.reason}" for row in found for r in row.failed
     ]
-    table.caption = Text("\n".join(notes)) if notes else None
-    return table
-
-
-def _unbroken(cell: Cell) -> Cell:
-    """In the page's table, which scrolls, no cell takes a second line."""
-    return cell.replace(" ", "\N{NO-BREAK SPACE}") if isinstance(cell, str) else cell
-
-
-def _markdown(comparison: Comparison, shown: Sequence[Row], headers: Sequence[str] = ()) -> str:
-    cells = [_cells(comparison, row) for row in shown]
-    columns = [header for header in _columns(cells) if not headers or header in headers]
-    lines = [columns, ["---"] * len(columns)]
-    lines += [["—" if row[h] is None else str(row[h]) for h in columns] for row in cells]
-    escaped = ([cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return tables.for_terminal(
+        headers,
+        cells,
+        words=words,
+        wrapped=words,
+        styles=[styles.get(row.verdict) for row in found],
+        notes=notes,
+    )
 
 
 def telling_rows(comparison: Comparison, n: int = 10) -> str:
@@ -234,8 +200,7 @@ def telling_rows(comparison: Comparison, n: int = 10) -> str:
     chosen.sort(key=lambda row: -(row.difference.mean if row.difference else 0.0))
     groups = {row.group for row in chosen}
     bases = [row for row in table if row.is_base and row.group in groups]
-    headers = ("group", "variant", "test accuracy", "difference", "95% interval", "n", "verdict")
-    return _markdown(comparison, [*bases, *chosen], [*headers, "time"])
+    return tables.as_markdown(*_table(comparison, [*bases, *chosen], _EXCERPT))
 
 
 def _furthest(row: Row) -> float:
@@ -246,16 +211,6 @@ def _furthest(row: Row) -> float:
 
 
 # Files.
-
-
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    """Unrounded; a column per key of any record."""
-    text = io.StringIO()
-    columns = list({key: None for record in records for key in record})
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
 
 
 def _record(comparison: Comparison, row: Row) -> dict[str, Any]:
@@ -296,40 +251,46 @@ def write_report(comparison: Comparison, folder: Path, facts: dict[str, str]) ->
         folder: is made if need be; the files of an earlier report are replaced.
         facts: shown at the top, by name: command, machine, versions, commit, …
     """
+    from studies.compare.comparison_figures import FIGURES  # matplotlib, which no worker needs
+
     table = rows(comparison)
-    write(folder / "results.csv", _csv([_record(comparison, row) for row in table]))
+    write(folder / "results.csv", tables.as_csv([_record(comparison, row) for row in table]))
     runs = [
         {"group": run.group, "variant": run.variant, "seed": run.seed}
         | {"diagnosis": run.diagnosis, "reason": run.reason}
         | run.measured
         for run in comparison.runs
     ]
-    write(folder / "runs.csv", _csv(runs))
-    budget = _budget(comparison)
+    write(folder / "runs.csv", tables.as_csv(runs))
+    budget, sentences = _budget(comparison), summary(comparison, table)
+    headers, cells = _table(comparison, table)
     known = "; ".join(f"{name}: {text}" for name, text in facts.items())
     head = f"**{comparison.name}**: {budget}" + (f"; {known}" if known else "")
-    parts = [f"{head}.", *summary(comparison, table), _markdown(comparison, table), _NOTES]
+    parts = [f"{head}.", *sentences, tables.as_markdown(headers, cells), _NOTES]
     if len(table) > _MANY:
         parts[-2:-2] = ["The most telling:", telling_rows(comparison), "All:"]
     write(folder / "results.md", "\n\n".join(part.strip() for part in parts) + "\n")
-    drawn = {name: (alt, draw(comparison, table)) for name, (alt, draw) in FIGURES.items()}
-    drawings = html_page.figures(folder / "figures", drawn)
-    opening = [html_page.paragraph(sentence) for sentence in summary(comparison, table)]
-    opening.append(html_page.definitions({"budget": budget, **facts}))
-    sections = [Section("", opening)]
-    cells = [_cells(comparison, row) for row in table]
-    headers = _columns(cells)
-    values = [[_unbroken(row[header]) for header in headers] for row in cells]
-    caption = "In the order of the configuration; a click on a header sorts."
-    results = html_page.table(headers, values, caption, name="results")
-    sections.append(Section("Results", [results, html_page.paragraph(_NOTES)]))
-    if drawings:
-        sections.append(Section("Figures", drawings))
+    drawn = {name: (alt, figure(comparison, table)) for name, (alt, figure) in FIGURES.items()}
     failed = [(_title(row), run.seed, run.reason) for row in table for run in row.failed]
-    if failed:
-        failures = html_page.table(["variant", "seed", "reason"], failed, name="failures")
-        sections.append(Section("Failures", [failures]))
-    configs = [html_page.code(text, key.strip("/")) for key, text in comparison.configs.items()]
-    if configs:
-        sections.append(Section("Configurations", configs))
-    write(folder / "report.html", html_page.page(f"Comparison: {comparison.name}", sections))
+    page = render(
+        "comparison.html",
+        title=f"Comparison: {comparison.name}",
+        sentences=sentences,
+        facts={"budget": budget, **facts},
+        results=PageTable(
+            headers,
+            [list(map(_unbroken, row)) for row in cells],
+            "results",
+            "In the order of the configuration; a click on a header sorts.",
+        ),
+        notes=_NOTES,
+        pictures=draw(folder / "figures", drawn),
+        failures=PageTable(["variant", "seed", "reason"], failed, "failures"),
+        configs={key.strip("/"): text for key, text in comparison.configs.items()},
+    )
+    write(folder / "report.html", page)
+
+
+def _unbroken(cell: Cell) -> Cell:
+    """In the page's table, which scrolls, no cell takes a second line."""
+    return cell.replace(" ", "\N{NO-BREAK SPACE}") if isinstance(cell, str) else cell

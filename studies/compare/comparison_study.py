@@ -8,23 +8,23 @@ from jsonargparse import Namespace
 from typing_extensions import override
 
 from foundation.errors import UserError
-from studies.compare.comparison import Definition, define
+from studies.compare.comparison_definition import ComparisonDefinition, define
 from studies.compare.comparison_report import write_report
-from studies.compare.comparison_runs import ComparisonRunner, collected
+from studies.compare.comparison_runner import ComparisonRunner, collected
 from studies.compare.paired_statistics import Comparison
 from studies.progress import StudyProgress
 from studies.queue.queue import Queue, alone, create_or_load
+from studies.runner import Runner
 from studies.study import StoredStudy, check_same
-from studies.trials import Runner
 
 
-class ComparisonStudy(StoredStudy[Definition]):
+class ComparisonStudy(StoredStudy[ComparisonDefinition]):
     """A comparison, its folder and its storage."""
 
     program = "compare.py"
-    definition_type = Definition
+    definition_type = ComparisonDefinition
 
-    def begin(self, definition: Definition) -> Queue:
+    def begin(self, definition: ComparisonDefinition) -> Queue:
         """Make the study, or go on with the one that is there; queue what is missing.
 
         Variants and seeds may be added; what was there stays, and must be as it was.
@@ -37,8 +37,8 @@ class ComparisonStudy(StoredStudy[Definition]):
             there = study.user_attrs.get("definition")
             cells = definition.cells()
             if there is not None:
-                _check_same(self.folder, Definition(**there), definition)
-                definition = _joined(Definition(**there), definition)
+                _check_same(self.folder, ComparisonDefinition(**there), definition)
+                definition = _joined(ComparisonDefinition(**there), definition)
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
             queue.fill(cells)
@@ -70,10 +70,11 @@ class ComparisonStudy(StoredStudy[Definition]):
 
     @override
     def runner(self, queue: Queue, kind: str) -> Runner:
-        return ComparisonRunner(queue, self.folder, self.command("trial", queue, kind))
+        again = self.command("trial", queue, kind)
+        return ComparisonRunner(queue, self.folder, again, self.environment)
 
 
-def _joined(was: Definition, now: Definition) -> Definition:
+def _joined(was: ComparisonDefinition, now: ComparisonDefinition) -> ComparisonDefinition:
     """What is asked for now, and after it what was there besides."""
     return replace(
         now,
@@ -84,13 +85,13 @@ def _joined(was: Definition, now: Definition) -> Definition:
     )
 
 
-def _check_same(folder: Path, was: Definition, now: Definition) -> None:
+def _check_same(folder: Path, was: ComparisonDefinition, now: ComparisonDefinition) -> None:
     """Refuse to go on with other runs than those that are there.
 
     Raises:
         UserError: names what differs.
     """
-    check_same(folder, was, now, Definition.FIXED)
+    check_same(folder, was, now, ComparisonDefinition.FIXED)
     for key, config in was.configs.items():
         if now.configs.get(key, config) != config:
             raise UserError(

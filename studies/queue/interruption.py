@@ -1,16 +1,25 @@
-"""When Ctrl-C or SIGTERM ends a study's command: in trainings and waits, not amid its storage.
+"""Interruptions by Ctrl-C or SIGTERM: in trainings and waits, never within a storage's work.
 
 An exception out of nowhere inside SQLAlchemy leaves connections open and the file locked, and the
 command, which then wants to put its trial back, waits for itself.
 """
 
+import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Options of a process that this terminal's Ctrl-C is not to reach.
+APART: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+    if os.name == "nt"
+    else {"start_new_session": True}
+)
 _waiting: list[int] = []
 
 

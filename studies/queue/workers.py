@@ -1,4 +1,4 @@
-"""Who works on a queue: this process, or several that it starts and watches."""
+"""Work on a queue, in this process or in several that it starts and watches."""
 
 import gc
 import os
@@ -6,13 +6,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from foundation.errors import UserError
-from studies.queue.interruption import at_once
+from studies.queue.interruption import APART, at_once
 from studies.queue.queue import Queue
 
 POLL = 0.5  # seconds between two looks at a queue where others work
@@ -70,10 +70,13 @@ class Workers:
     Args:
         number: how many.
         command: of each.
+        environment: of all; each gets its share of the machine on top.
         log: what they print goes there.
     """
 
-    def __init__(self, number: int, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, number: int, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
         self.log = log
         self.deaths: list[str] = []
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +85,10 @@ class Workers:
             self.processes = [
                 subprocess.Popen(
                     [*command, f"--parent={os.getpid()}"],
-                    env=_share(index, number),
+                    env={**environment, **_share(environment, index, number)},
                     stdout=out,
                     stderr=out,
-                    start_new_session=True,  # Ctrl-C reaches them through stop()
+                    **APART,  # Ctrl-C reaches them through stop()
                 )
                 for index in range(number)
             ]
@@ -127,13 +130,13 @@ class Workers:
                 process.wait()
 
 
-def _share(index: int, number: int) -> dict[str, str]:
-    """The environment of a worker: its share of the cores, and a GPU of its own."""
-    environment = dict(os.environ)
+def _share(environment: Mapping[str, str], index: int, number: int) -> dict[str, str]:
+    """A worker's share of the cores, and a GPU of its own."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // number)))
+    threads = str(max(1, (cores or 1) // number))
+    share = {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", threads)}
     if torch.cuda.is_available():
         every = ",".join(map(str, range(torch.cuda.device_count())))
         devices = (environment.get("CUDA_VISIBLE_DEVICES") or every).split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-    return environment
+        share["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    return share

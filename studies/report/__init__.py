@@ -1,1 +1,1 @@
-"""What report pages and figures are made of."""
+"""Report pages, tables and the look of figures."""

@@ -1,4 +1,4 @@
-"""What the figures of searches and comparisons look like."""
+"""Look of the figures of searches and comparisons."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ def canvas(title: str, height: float = 5.0) -> Figure:
     return figure
 
 
-def plain(axes: Axes, grid: Any = "y") -> None:
-    """Axes without a box, and with a quiet grid behind what is drawn."""
+def strip_axes(axes: Axes, grid: Any = "y") -> None:
+    """Remove the box around the axes, and put a light grid behind what is drawn."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
     axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)

@@ -1,1 +1,5 @@
 """Hyper-parameter search."""
+
+from studies.search.reinforce import ReinforceSampler
+
+__all__ = ["ReinforceSampler"]

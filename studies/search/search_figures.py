@@ -24,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.names import label, metric_name, reached, short_names, trials_of
-from studies.report.canvas import BLUE, GRAY, INK, ORANGE, RED, canvas, plain
+from studies.report.canvas import BLUE, GRAY, INK, ORANGE, RED, canvas, strip_axes
 
 PALE = "#a9c6e6"
 
@@ -203,7 +203,7 @@ def history(study: Study) -> Figure | None:
     outside = _limit(axes, drawn, _maximized(study))
     axes.set(xlabel="trial" + outside, ylabel=metric_name(study))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    plain(axes)
+    strip_axes(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -267,7 +267,7 @@ def importances(study: Study) -> Figure | None:
     best = math.ceil(max(0.1, 5 / completed) * completed)
     axes.set_xlabel(f"share, for being among the best {best} of {completed} completed trials")
     axes.set_xlim(0, 1.12 * max(shares.values()))
-    plain(axes)
+    strip_axes(axes)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
@@ -308,7 +308,7 @@ def slices(study: Study) -> Figure | None:
         turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if long else {}
         axes.set_xticks([at for at, _ in scale.ticks], texts, **turned)
         axes.set_xlabel(names[key], fontsize=10)
-        plain(axes)
+        strip_axes(axes)
         axes.tick_params(labelsize=8)
         outside = _limit(axes, values, _maximized(study))
     figure.supylabel(metric_name(study) + outside, fontsize=10)
@@ -409,7 +409,7 @@ def learning_curves(study: Study) -> Figure | None:
         _limit(axes, drawn, _maximized(study))
     axes.set(xlabel="epoch", ylabel=metric_name(study))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    plain(axes)
+    strip_axes(axes)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each
     figure.legend(
         handles.values(),

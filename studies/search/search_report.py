@@ -1,12 +1,9 @@
-"""What a search found: a table for the terminal, ``trials.csv``, and a report with figures.
+"""Results of a search: a table for the terminal, ``trials.csv``, and a report with figures.
 
 All of it comes from the study's storage; no trial's folder is needed.
 """
 
-import csv
-import io
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,14 @@ import yaml
 from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from foundation.whole_file import write
 from studies.names import failure, label, metric_name, reached, short_names, trials_of
-from studies.report import html_page
-from studies.report.html_page import Section
-from studies.search.search_figures import FIGURES
+from studies.report import tables
+from studies.report.html_page import PageTable, draw, render
+from studies.report.tables import Cell
+from studies.report.words import counted, decimals, mean_and_deviation, signed
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -70,14 +66,6 @@ def _definition(study: Study) -> dict[str, Any]:
     return study.user_attrs.get("definition", {})
 
 
-def _decimals(value: float | None, digits: int = 4) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 # In words.
 
 
@@ -91,12 +79,12 @@ def summary(study: Study) -> list[str]:
         chosen = [f"{names[key]} {label(v)}" for key, v in _values(best).items() if key in names]
         scores = best.user_attrs.get("scores") or ()
         mean = f" (mean of {len(scores)} seeds)" if len(scores) > 1 else ""
-        found = f"Best {metric_name(study)}: {_decimals(best.value)}{mean}, trial {best.number}"
+        found = f"Best {metric_name(study)}: {decimals(best.value)}{mean}, trial {best.number}"
         sentences = [found + (f", with {', '.join(chosen)}." if chosen else ".")]
     else:
         sentences = ["No trial has completed."]
     others = [f"{number} {_STATES[state]}" for state, number in count.items() if number]
-    sentences.append(f"{_count(sum(count.values()), 'trial')}: {', '.join(others) or 'none'}.")
+    sentences.append(f"{counted(sum(count.values()), 'trial')}: {', '.join(others) or 'none'}.")
     return [*sentences, *_spent(study)]
 
 
@@ -110,7 +98,7 @@ def _spent(study: Study) -> list[str]:
     if not budget:
         return []
     text = (
-        f"The completed and pruned trials trained {spent:,} of {_count(budget, 'epoch')} "
+        f"The completed and pruned trials trained {spent:,} of {counted(budget, 'epoch')} "
         f"({spent / budget:.0%})"
     )
     text += "; pruning and early stopping saved the rest." if spent < budget else "."
@@ -132,42 +120,40 @@ def trials_table(study: Study, limit: int | None = None) -> Table:
     finished = [trial for trial in ranked if trial.state != TrialState.FAIL][:limit]
     failed = [trial for trial in ranked if trial.state == TrialState.FAIL][:limit]
     names = short_names(_columns(ranked))
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left"
-    )
-    for header in ("trial", metric_name(study)):
-        table.add_column(Text(header), justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for header in ("epochs", "seconds"):
-        table.add_column(header, justify="right", no_wrap=True)
-    in_columns = len(names) <= _MOST_COLUMNS
-    for header in names.values() if in_columns else ["parameters"]:
-        table.add_column(Text(header), overflow="fold")
-    for trial in [*finished, *failed]:
-        cells = _row(trial, list(names))
-        if not in_columns:
-            pairs = zip(names.values(), cells[5:], strict=True)
-            cells[5:] = [", ".join(f"{name} {value}" for name, value in pairs if value is not None)]
-        # Text, because a value in [brackets] is no markup.
-        texts = (Text("—" if cell is None else str(cell)) for cell in cells)
-        style = {TrialState.PRUNED: "dim", TrialState.FAIL: "red"}.get(trial.state)
-        table.add_row(*texts, style=style)
+    cells = [_row(trial, list(names)) for trial in [*finished, *failed]]
+    parameters = list(names.values())
+    if len(names) > _MOST_COLUMNS:
+        for row in cells:
+            pairs = zip(parameters, row[5:], strict=True)
+            row[5:] = [", ".join(f"{name} {value}" for name, value in pairs if value is not None)]
+        parameters = ["parameters"]
     notes = [f"trial {trial.number} failed: {failure(trial)}" for trial in failed]
     if len(finished) + len(failed) < len(ranked):
         notes.append(f"{len(finished) + len(failed)} of {len(ranked)} finished trials")
-    table.caption = Text("\n".join(notes)) if notes else None
-    return table
+    styles = {TrialState.PRUNED: "dim", TrialState.FAIL: "red"}
+    return tables.for_terminal(
+        _headers(study, parameters),
+        cells,
+        words=["state", *parameters],
+        wrapped=parameters,
+        styles=[styles.get(trial.state) for trial in [*finished, *failed]],
+        notes=notes,
+    )
 
 
-def _row(trial: FrozenTrial, keys: Sequence[str]) -> list[str | int | None]:
+def _headers(study: Study, parameters: Sequence[str]) -> list[str]:
+    return ["trial", metric_name(study), "state", "epochs", "seconds", *parameters]
+
+
+def _row(trial: FrozenTrial, keys: Sequence[str]) -> list[Cell]:
     """Number, value, state, epochs, seconds, and the values of these keys; None is unknown."""
     values = _values(trial)
     return [
         trial.number,
-        _decimals(reached(trial)),
+        decimals(reached(trial)),
         _STATES[trial.state],
         trial.user_attrs.get("epochs"),
-        _decimals(trial.user_attrs.get("seconds"), 1),
+        decimals(trial.user_attrs.get("seconds"), 1),
         *(label(values[key]) if key in values else None for key in keys),
     ]
 
@@ -177,25 +163,14 @@ def _row(trial: FrozenTrial, keys: Sequence[str]) -> list[str | int | None]:
 
 def write_trials_csv(study: Study, path: Path) -> None:
     """One row per trial, whatever its state; values unrounded, under their whole config keys."""
-    trials = trials_of(study)
-    keys = list({key: None for trial in trials for key in _values(trial)})
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["number", "state", "value", "epochs", "seconds", "reason", *keys])
-    for trial in trials:
-        attributes = trial.user_attrs
-        rows.writerow(
-            [
-                trial.number,
-                trial.state.name,
-                reached(trial),
-                attributes.get("epochs"),
-                attributes.get("seconds"),
-                attributes.get("reason"),
-                *(_values(trial).get(key) for key in keys),
-            ]
-        )
-    write(path, text.getvalue())
+    records = [
+        {"number": trial.number, "state": trial.state.name, "value": reached(trial)}
+        | {name: trial.user_attrs.get(name) for name in ("epochs", "seconds", "reason")}
+        | _values(trial)
+        for trial in trials_of(study)
+    ]
+    first = ("number", "state", "value", "epochs", "seconds", "reason")
+    write(path, tables.as_csv(records, first))
 
 
 def write_report(
@@ -216,68 +191,61 @@ def write_report(
             high} and ``config``, the best trial's as YAML.
         facts: shown at the top, by name: command, versions, machine, commit, …
     """
+    from studies.search.search_figures import FIGURES  # matplotlib, which no worker needs
+
     write_trials_csv(study, folder / "trials.csv")
-    drawn = {name: (alt, draw(study)) for name, (alt, draw) in FIGURES.items()}
-    drawings = html_page.figures(folder / "figures", drawn)
+    drawn = {name: (alt, figure(study)) for name, (alt, figure) in FIGURES.items()}
     ranked = best_first(study)
-    failed = [trial for trial in ranked if trial.state == TrialState.FAIL]
-    found, *took = summary(study)
-    opening = [html_page.paragraph(found), html_page.paragraph(" ".join(took))]
-    sections = [Section("", [*opening, html_page.definitions(facts)])]
-    if confirmation is not None:
-        sections.append(Section("Confirmation on the test set", _confirmation(confirmation)))
-    if drawings:
-        sections.append(Section("Figures", drawings))
-    sections.append(Section("Trials", [_html_table(study, ranked)]))
-    if failed:
-        rows = [(trial.number, failure(trial)) for trial in failed]
-        failures = html_page.table(["trial", "reason"], rows, name="failures")
-        sections.append(Section("Failures", [failures]))
-    definition = yaml.safe_dump(_definition(study), sort_keys=False, allow_unicode=True, width=96)
-    settings = [html_page.code(definition, "Definition of the study")]
-    if best_config is not None:
-        settings.insert(0, html_page.code(best_config, "Configuration of the best trial"))
-    sections.append(Section("Configuration", settings))
-    title = f"Search: {_definition(study).get('name') or study.study_name}"
-    write(folder / "report.html", html_page.page(title, sections))
-
-
-def _html_table(study: Study, ranked: Sequence[FrozenTrial]) -> str:
     names = short_names(_columns(ranked))
-    headers = ["trial", metric_name(study), "state", "epochs", "seconds", *names.values()]
-    rows = [_row(trial, list(names)) for trial in ranked]
-    caption = "Best first; a click on a header sorts. A pruned trial's value is its last epoch's."
-    return html_page.table(headers, rows, caption, name="trials")
+    failed = [(t.number, failure(t)) for t in ranked if t.state == TrialState.FAIL]
+    found, *took = summary(study)
+    definition = _definition(study)
+    page = render(
+        "search.html",
+        title=f"Search: {definition.get('name') or study.study_name}",
+        found=found,
+        took=" ".join(took),
+        facts=facts,
+        confirmation=confirmation
+        and {
+            "table": _confirmation_table(confirmation),
+            "difference": _difference(confirmation["difference"]),
+            "config": confirmation.get("config"),
+        },
+        pictures=draw(folder / "figures", drawn),
+        trials=PageTable(
+            _headers(study, list(names.values())),
+            [_row(trial, list(names)) for trial in ranked],
+            "trials",
+            "Best first; a click on a header sorts. A pruned trial's value is its last epoch's.",
+        ),
+        failures=PageTable(["trial", "reason"], failed, "failures"),
+        best_config=best_config,
+        definition=yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=96),
+    )
+    write(folder / "report.html", page)
 
 
-def _confirmation(confirmation: dict[str, Any]) -> list[str]:
-    """The table of the variants, and what the difference says."""
+def _confirmation_table(confirmation: dict[str, Any]) -> PageTable:
+    """The variants, and what each reached with which seed."""
     seeds = confirmation["seeds"]
-    rows = []
+    rows: list[list[Cell]] = []
     for name, values in confirmation["variants"].items():
         padded = [*values, *[None] * (len(seeds) - len(values))]
-        rows.append([name, *_mean(values), *map(_decimals, padded)])
-    headers = ["variant", "mean ± sd", "n", *(f"seed {seed}" for seed in seeds)]
-    caption = (
+        rows.append([name, *_mean(values), *map(decimals, padded)])
+    return PageTable(
+        ["variant", "mean ± sd", "n", *(f"seed {seed}" for seed in seeds)],
+        rows,
+        "confirmation",
         "Test accuracy after training on training and validation images. The search did not read "
-        "the test set."
+        "the test set.",
     )
-    parts = [
-        html_page.table(headers, rows, caption, name="confirmation"),
-        html_page.paragraph(_difference(confirmation["difference"])),
-    ]
-    if confirmation.get("config"):
-        parts.append(html_page.code(confirmation["config"], "Configuration of the winner"))
-    return parts
 
 
 def _mean(values: Sequence[float | None]) -> tuple[str | None, int]:
     """Mean ± standard deviation of the known values, and how many there are."""
     known = [value for value in values if value is not None]
-    text = f"{statistics.mean(known):.4f}" if known else None
-    if len(known) > 1:
-        text = f"{text} ± {statistics.stdev(known):.4f}"
-    return text, len(known)
+    return mean_and_deviation(known), len(known)
 
 
 def confirmation_lines(confirmation: dict[str, Any] | None) -> list[str]:
@@ -297,11 +265,10 @@ def _difference(difference: dict[str, Any]) -> str:
     mean, low, high, n = (difference.get(key) for key in ("mean", "low", "high", "n"))
     if mean is None:
         return "The difference between winner and base is unknown."
-    mean_text, *ends = (f"{x:+.4f}".replace("-", "−") for x in (mean, low or 0.0, high or 0.0))
-    text = f"Difference, winner − base: {mean_text}"
+    text = f"Difference, winner − base: {signed(mean)}"
     if low is None or high is None or not math.isfinite(low + high):
-        return f"{text}, from {_count(n or 0, 'seed')}: too few for an interval."
-    text += f", 95% interval {' to '.join(ends)}, paired by seed, n = {n}. "
+        return f"{text}, from {counted(n or 0, 'seed')}: too few for an interval."
+    text += f", 95% interval {signed(low)} to {signed(high)}, paired by seed, n = {n}. "
     if low <= 0 <= high:
         return text + "The interval includes zero: the difference may be chance."
     return text + f"The interval excludes zero: the winner is {'better' if low > 0 else 'worse'}."

@@ -21,21 +21,24 @@ from studies.queue.queue import (
     alone,
     create_or_load,
 )
-from studies.search.definition import Definition, define
+from studies.runner import Runner
+from studies.search.search_definition import SearchDefinition, define
 from studies.search.search_report import best_first, write_report
+from studies.search.search_runner import ConfirmationRunner, TrialRunner
 from studies.search.space import Space
 from studies.study import StoredStudy, check_same
 from studies.training import complete_config
-from studies.trials import ConfirmationRunner, Runner, TrialRunner
 
 
-class Search(StoredStudy[Definition]):
+class Search(StoredStudy[SearchDefinition]):
     """A search, its folder and its storage."""
 
     program = "search.py"
-    definition_type = Definition
+    definition_type = SearchDefinition
 
-    def begin(self, definition: Definition, n_trials: int | None) -> tuple[optuna.Study, Queue]:
+    def begin(
+        self, definition: SearchDefinition, n_trials: int | None
+    ) -> tuple[optuna.Study, Queue]:
         """Make the study, or go on with the one that is there; fill its queue.
 
         Raises:
@@ -46,7 +49,8 @@ class Search(StoredStudy[Definition]):
             study = create_or_load(self.storage, self.name, definition.direction)
             there = study.user_attrs.get("definition")
             if there is not None:
-                check_same(self.folder, Definition(**there), definition, Definition.FIXED)
+                was = SearchDefinition(**there)
+                check_same(self.folder, was, definition, SearchDefinition.FIXED)
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
             if definition.is_grid:
@@ -56,7 +60,7 @@ class Search(StoredStudy[Definition]):
             study.set_user_attr("wanted", n_trials)
         return study, queue
 
-    def confirmation(self, study: optuna.Study, definition: Definition) -> Queue | None:
+    def confirmation(self, study: optuna.Study, definition: SearchDefinition) -> Queue | None:
         """The queue of the last step's trainings: the winner and the base, each over the seeds.
 
         Of another winner it is another queue; None where no trial was completed.
@@ -84,22 +88,23 @@ class Search(StoredStudy[Definition]):
     def runner(self, queue: Queue, kind: str) -> Runner:
         again = self.command("trial", queue, kind)
         if kind == "confirmation":
-            return ConfirmationRunner(queue, self.folder / "confirmation", again)
-        return TrialRunner(self.load()[1], queue, self.folder, again)
+            folder = self.folder / "confirmation"
+            return ConfirmationRunner(queue, folder, again, self.environment)
+        return TrialRunner(self.load()[1], queue, self.folder, again, self.environment)
 
 
 def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state == TrialState.COMPLETE]
 
 
-def winner_config(definition: Definition, trial: FrozenTrial) -> str:
+def winner_config(definition: SearchDefinition, trial: FrozenTrial) -> str:
     """The base configuration, without the proxy's overlays, with a trial's values."""
     space = Space(definition.space)
     chosen = space.arguments(space.values(trial.params))
     return complete_config([f"--config={definition.full_config}", *chosen])
 
 
-def trial_config(definition: Definition, trial: FrozenTrial) -> str:
+def trial_config(definition: SearchDefinition, trial: FrozenTrial) -> str:
     """The complete configuration of a trial: ``train.py fit`` with it repeats the trial."""
     space = Space(definition.space)
     options = definition.options(space.arguments(space.values(trial.params)))
@@ -182,7 +187,7 @@ def confirmed(search: Search, study: optuna.Study) -> dict[str, Any] | None:
     }
 
 
-def report(search: Search, study: optuna.Study, definition: Definition) -> None:
+def report(search: Search, study: optuna.Study, definition: SearchDefinition) -> None:
     """Write everything a user looks at afterwards into the study's folder."""
     best = _complete(best_first(study))
     config = trial_config(definition, best[0]) if best else None

@@ -210,7 +210,7 @@ class Space:
             if other not in known:
                 raise ValueError(f"when names {other}, which is not in the space before it")
             conditions[other] = [
-                _plain(v) for v in (wanted if isinstance(wanted, list) else [wanted])
+                _scalar(v) for v in (wanted if isinstance(wanted, list) else [wanted])
             ]
             there = known[other].cells()
             for value in conditions[other]:
@@ -269,7 +269,7 @@ def _values(kind: str, entry: Mapping[str, Any]) -> Values:
             choices = entry["choices"]
             if not isinstance(choices, list) or not choices:
                 raise ValueError(f"choices is {choices!r}; expected a list of at least one value")
-            plain = [_plain(choice) for choice in choices]
+            plain = [_scalar(choice) for choice in choices]
             if len(set(plain)) < len(plain):  # also 1 and true, which Optuna takes for the same
                 raise ValueError(f"choices is {choices!r}; expected every value once")
             return Choices(tuple(plain))
@@ -287,7 +287,7 @@ def _values(kind: str, entry: Mapping[str, Any]) -> Values:
     return Architectures(Architecture(**architecture))
 
 
-def _plain(value: Any) -> Scalar:
+def _scalar(value: Any) -> Scalar:
     return value if isinstance(value, Scalar) else json.dumps(value)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiment.cli import ExperimentCLI
-from studies.search.definition import Definition, define, settings_parser
+from studies.search.search_definition import SearchDefinition, define, search_parser
 from studies.search.space import Space
 from studies.training import complete_config, config_keys
 
@@ -31,18 +31,18 @@ def read_once(options: tuple[str, ...]) -> str:
 
 
 @pytest.fixture(scope="module")
-def study() -> Callable[..., tuple[Any, Definition]]:
+def study() -> Callable[..., tuple[Any, SearchDefinition]]:
     """``study("grid")``: its settings and its definition."""
 
     @functools.cache
-    def read(name: str, *args: str) -> tuple[Any, Definition]:
+    def read(name: str, *args: str) -> tuple[Any, SearchDefinition]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(REPOSITORY)
             patch.setattr(
-                "studies.search.definition.complete_config",
+                "studies.search.search_definition.complete_config",
                 lambda options: read_once(tuple(options)),
             )
-            settings = settings_parser().parse_args([f"--config={FOLDER / name}.yaml", *args])
+            settings = search_parser().parse_args([f"--config={FOLDER / name}.yaml", *args])
             return settings, define(settings)
 
     return read

@@ -14,12 +14,10 @@ from studies.compare.comparison_figures import (
     FIGURES,
     cost,
     forest,
-    interval,
     learning_curves,
-    points,
     waterfall,
 )
-from studies.compare.paired_statistics import Comparison, Difference, Run, rows
+from studies.compare.paired_statistics import Comparison, Run, rows
 
 EFFECTS = [0.0, 0.0, 0.02, -0.02, 0.001, -0.001]
 
@@ -54,12 +52,6 @@ def words(figure: Figure | None) -> list[str]:
     figure.draw_without_rendering()
     found = [text.get_text() for text in figure.findobj(match=pyplot.Text)]
     return [text for text in found if text]
-
-
-def test_numbers() -> None:
-    assert points(-0.01234) == "−1.23"
-    assert interval(Difference(3, 0.0, -0.001, 0.001)) == "−0.10 to +0.10"
-    assert interval(Difference(1, 0.0)) is None
 
 
 @pytest.mark.parametrize(("count", "groups"), [(2, [""]), (71, [""]), (6, ["8", "32", "256"])])

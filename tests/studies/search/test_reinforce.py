@@ -19,8 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
+from studies.search import ReinforceSampler
 from studies.search.architecture import Architecture
-from studies.search.reinforce import ReinforceSampler
 
 BEGAN = datetime(2025, 1, 1)
 AB = CategoricalDistribution(("a", "b"))

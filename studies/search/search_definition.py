@@ -1,6 +1,5 @@
-"""What a study is: its YAML, checked and completed before the first trial."""
+"""Definition of a search: its YAML, checked and completed before the first trial."""
 
-import hashlib
 import os
 import re
 import sys
@@ -20,10 +19,13 @@ from typing_extensions import override
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
-from studies.search.reinforce import ReinforceSampler
+from studies.search import ReinforceSampler
 from studies.search.space import Parameter, Scalar, Space, resolved
+from studies.seeds import derived_seed
 from studies.settings import add_settings, check_least, listed, study_name
 from studies.training import complete_config, config_keys, written_config
+
+_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Objective:
 
 
 @dataclass
-class Settings:
+class SearchSettings:
     """A study.
 
     Args:
@@ -96,13 +98,13 @@ def _undotted(key: re.Match[str]) -> str:
     return "--space." + key[0].removeprefix("--space.").replace(".", _DOT)
 
 
-def settings_parser() -> Parser:
+def search_parser() -> Parser:
     """The parser of ``search.py``."""
     parser = _SettingsParser(
         prog="search.py",
         description="Search the hyper-parameters of a configuration of train.py.",
     )
-    add_settings(parser, Settings)
+    add_settings(parser, SearchSettings)
     _add_algorithms(parser)
     return parser
 
@@ -124,13 +126,13 @@ def _add_algorithms(parser: Parser) -> None:
 
 
 @dataclass
-class Definition:
+class SearchDefinition:
     """A checked study, complete in itself: a worker elsewhere needs nothing else.
 
     Args:
         name: of the study.
         base: the base configuration's files, for the record.
-        metric, direction, epochs, seeds, confirmation_seeds: see :class:`Settings`.
+        metric, direction, epochs, seeds, confirmation_seeds: see :class:`SearchSettings`.
         space: as in the YAML, with the overlays' texts in place of their paths.
         sampler, pruner: ``class_path`` and ``init_args``.
         config: what the base of a trial writes, YAML; classes bring the rest.
@@ -202,7 +204,7 @@ def _seeded(spec: Any, number: int) -> Any:
         if name == "init_args" and "seed" in value:
             seed = value["seed"] or 0
             if not counts:
-                seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
+                seed = derived_seed(seed, number)
             value = {**value, "seed": seed}
         seeded[name] = _seeded(value, number)
     return seeded
@@ -217,7 +219,7 @@ def _build(name: str, spec: Mapping[str, Any]) -> Any:
         return parser.instantiate(Namespace({name: config[name]}))[name]
 
 
-def define(settings: Namespace) -> Definition:
+def define(settings: Namespace) -> SearchDefinition:
     """Check a study's settings, all of them, before anything runs.
 
     Raises:
@@ -241,11 +243,11 @@ def define(settings: Namespace) -> Definition:
             f"objective.metric is {metric}; expected one of validation, e.g. val/accuracy: a "
             "search that looks at the test set finds what fits the test set"
         )
-    definition = Definition(
+    definition = SearchDefinition(
         name=study_name(settings),
         base=listed(settings.base),
         metric=metric,
-        direction=settings.objective.direction or _direction(metric),
+        direction=settings.objective.direction or _DIRECTIONS[mode_of(metric)],
         epochs=epochs,
         seeds=list(settings.seeds),
         confirmation_seeds=list(settings.confirmation_seeds),
@@ -296,11 +298,7 @@ def _keys(config: str) -> dict[str, Any]:
     return config_keys(complete_config([f"--config={config}"]))
 
 
-def _direction(metric: str) -> Literal["maximize", "minimize"]:
-    return "minimize" if mode_of(metric) == "min" else "maximize"
-
-
-def _check_space(definition: Definition) -> None:
+def _check_space(definition: SearchDefinition) -> None:
     """Let train.py's parser read every kind of value once.
 
     Raises:
@@ -355,7 +353,7 @@ def _beside(
 
 
 def _complete(
-    definition: Definition,
+    definition: SearchDefinition,
     space: Space,
     parameter: Parameter,
     value: Scalar,
@@ -368,7 +366,7 @@ def _complete(
         raise UserError(f"space: {parameter.name}: {value}: {error}") from error
 
 
-def _check_algorithms(definition: Definition) -> None:
+def _check_algorithms(definition: SearchDefinition) -> None:
     """Make the sampler and the pruner once, and let the sampler propose a trial.
 
     Raises:

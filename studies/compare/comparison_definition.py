@@ -17,7 +17,7 @@ BASE = "base"
 
 
 @dataclass
-class Settings:
+class ComparisonSettings:
     """A comparison.
 
     Args:
@@ -54,13 +54,13 @@ class Settings:
 
 
 @dataclass
-class Definition:
+class ComparisonDefinition:
     """A checked comparison, complete in itself.
 
     Args:
         name: of the comparison.
         base: the base's files, for the record.
-        chain, seeds, keep_checkpoints: see :class:`Settings`.
+        chain, seeds, keep_checkpoints: see :class:`ComparisonSettings`.
         groups: conditions, in their order; [""] where there is one only.
         variants: over all groups, in their order, the base first.
         configs: complete configuration of each, YAML, by ``<group>/<variant>``.
@@ -91,16 +91,16 @@ class Definition:
         ]
 
 
-def settings_parser() -> Parser:
+def comparison_parser() -> Parser:
     """The parser of ``compare.py``."""
     parser = Parser(
         prog="compare.py", description="Compare variants of a configuration of train.py."
     )
-    add_settings(parser, Settings)
+    add_settings(parser, ComparisonSettings)
     return parser
 
 
-def define(settings: Namespace) -> Definition:
+def define(settings: Namespace) -> ComparisonDefinition:
     """Check a comparison, all of it, before anything runs.
 
     Raises:
@@ -139,7 +139,7 @@ def define(settings: Namespace) -> Definition:
             configs[f"{group}/{variant}"] = config
     if len(names) == 1:
         raise UserError("there are no variants; give variants, or each with a pattern of files")
-    return Definition(
+    return ComparisonDefinition(
         name=study_name(settings),
         base=listed(settings.base),
         chain=settings.chain,

@@ -1,12 +1,11 @@
-"""How one trial of a study runs, and how one training of its confirmation does."""
+"""Runs of a queue's trials, one after another, each with its end recorded."""
 
 import gc
-import math
 import os
 import subprocess
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,17 @@ from typing import Any
 import optuna
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from experiment.main import leave_process_group
 from foundation.errors import UserError
-from studies.names import short_names
-from studies.queue.interruption import at_once
+from foundation.whole_file import write
+from studies.queue.interruption import APART, at_once
 from studies.queue.queue import STORAGE_ERRORS, Lost, Queue
-from studies.search.definition import Definition
-from studies.search.space import Space
-from studies.training import EpochReport, FitCLI, NoSuchMetricError, SeveralProcesses
+from studies.training import NoSuchMetricError, SeveralProcesses
 
 # What ends a trial without being its fault.
-_NOT_A_FAILURE = (
+NOT_A_FAILURE = (
     SeveralProcesses,
     NoSuchMetricError,
     Lost,
@@ -62,12 +58,20 @@ class Runner:
         queue: where the trials come from, and where their results go.
         folder: of the study.
         again: the command that runs a trial, whose id follows.
+        environment: of that command; this process's unless given.
     """
 
-    def __init__(self, queue: Queue, folder: Path, again: Sequence[str]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        folder: Path,
+        again: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.queue = queue
         self.folder = folder
         self.again = list(again)
+        self.environment = environment
 
     def queued(self, trial_id: int) -> dict[str, Any]:
         """The parameters that the trial was queued with."""
@@ -107,7 +111,7 @@ class Runner:
             if not child:
                 self.prepare(trial_id)
             return self.train(trial_id, child=child)
-        except _NOT_A_FAILURE:
+        except NOT_A_FAILURE:
             raise
         except Exception as error:
             return self.failed(trial_id, error)
@@ -118,8 +122,7 @@ class Runner:
         if not isinstance(error, UserError):
             reason = f"{type(error).__name__}: {reason}"
             file = self.run_folder(trial_id) / "error.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(traceback.format_exception(error)))
+            write(file, "".join(traceback.format_exception(error)))
         return Outcome(TrialState.FAIL, attrs={"reason": reason, **attrs})
 
     def _in_processes(self, trial_id: int) -> Outcome:
@@ -127,10 +130,7 @@ class Runner:
         options = [f"--trial={trial_id}", f"--parent={os.getpid()}"]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*self.again, *options],
-                stdout=out,
-                stderr=out,
-                start_new_session=True,  # Ctrl-C reaches it from here, once
+                [*self.again, *options], env=self.environment, stdout=out, stderr=out, **APART
             )
             try:
                 with at_once():
@@ -159,89 +159,3 @@ class Runner:
             self.queue.storage.set_trial_user_attr(trial_id, "outcome", outcome)
         if not failed:
             leave_process_group()
-
-
-class TrialRunner(Runner):
-    """Run a search's trials; a trial's run is ``trials/<number>`` in the study's folder."""
-
-    def __init__(
-        self, definition: Definition, queue: Queue, folder: Path, again: Sequence[str]
-    ) -> None:
-        super().__init__(queue, folder, again)
-        self.definition = definition
-        self.space = Space(definition.space)
-        self.names = short_names(parameter.name for parameter in self.space.parameters)
-        self.sampler: BaseSampler | None = None
-        queue.study.pruner = definition.make_pruner()
-
-    def run_folder(self, trial_id: int) -> Path:
-        number = self.queue.storage.get_trial_number_from_id(trial_id)
-        return self.folder / "trials" / f"{number:04d}"
-
-    def prepare(self, trial_id: int) -> None:
-        study = self.queue.study
-        number = self.queue.storage.get_trial_number_from_id(trial_id)
-        study.sampler = self.sampler = self.definition.sampler_for(number, self.sampler)
-        trial = Trial(study, trial_id)
-        trial.set_user_attr("values", self.space.suggest(trial))
-
-    def train(self, trial_id: int, *, child: bool = False) -> Outcome:
-        """Train once per seed; the value is the mean of the best epochs."""
-        definition = self.definition
-        chosen = self.queue.storage.get_trial(trial_id).user_attrs["values"]
-        options = definition.options(self.space.arguments(chosen))
-        watch = EpochReport(definition.metric, definition.better)
-        scores: list[float] = []
-        try:
-            for seed in definition.seeds:
-                # The pruner compares trials by their first seed.
-                watch.begin(None if scores else Trial(self.queue.study, trial_id))
-                run = self.run_folder(trial_id)
-                FitCLI(
-                    [*options, f"--seed_everything={seed}"],
-                    run.with_name(f"{run.name}-seed{seed}") if len(definition.seeds) > 1 else run,
-                    [watch],
-                    hparams={self.names[key]: value for key, value in chosen.items()},
-                    child=child,
-                )
-                if watch.best is None:
-                    raise UserError("the training ended before its first validation")
-                if math.isnan(watch.best):
-                    raise UserError(f"{definition.metric} is nan")
-                scores.append(watch.best)
-                if watch.stopped:
-                    break
-        except _NOT_A_FAILURE:
-            raise
-        except Exception as error:
-            return self.failed(trial_id, error, epochs=watch.epochs)
-        attrs = {"scores": scores, "epochs": watch.epochs}
-        if watch.stopped:
-            return Outcome(TrialState.PRUNED, None, attrs)
-        return Outcome(TrialState.COMPLETE, sum(scores) / len(scores), attrs)
-
-
-class ConfirmationRunner(Runner):
-    """Train a variant on training and validation images, and test it once.
-
-    The queue's trials have the parameters ``variant`` and ``seed``; the variants' configurations
-    are the study's attribute ``configs``. A training's run is ``<variant>/seed_<seed>``.
-    """
-
-    def run_folder(self, trial_id: int) -> Path:
-        values = self.queued(trial_id)
-        return self.folder / values["variant"] / f"seed_{values['seed']}"
-
-    def train(self, trial_id: int, *, child: bool = False) -> Outcome:
-        values = self.queued(trial_id)
-        options = [
-            f"--config={self.queue.study.user_attrs['configs'][values['variant']]}",
-            f"--seed_everything={values['seed']}",
-            "--data.init_args.val_size=0",
-            "--model.init_args.lr_scheduler_monitor=train/loss",  # for ReduceLROnPlateau
-            "--test_best=true",
-        ]
-        cli = FitCLI(options, self.run_folder(trial_id), keep=True, child=child)
-        summary = cli.run_summary.summary
-        attrs = {"epochs": summary.get("epochs"), "summary": summary}
-        return Outcome(TrialState.COMPLETE, summary["test"]["test/accuracy"], attrs)

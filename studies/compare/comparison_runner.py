@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 from callbacks import NonFiniteLossError, Throughput
 from callbacks.peak_memory import PeakMemory
 from diagnosis.curves import read_curves
-from studies.compare.comparison import Definition
+from studies.compare.comparison_definition import ComparisonDefinition
 from studies.compare.paired_statistics import Comparison, Run
 from studies.names import failure
+from studies.runner import Outcome, Runner
 from studies.training import FitCLI
-from studies.trials import Outcome, Runner
 
 # So many training images tell the training accuracy to a few thousandths.
 _MOST_IMAGES = 10_000
@@ -39,7 +39,7 @@ class ComparisonRunner(Runner):
     def train(self, trial_id: int, *, child: bool = False) -> Outcome:
         values = self.queued(trial_id)
         # As it is now: another machine may have added what this trial is about.
-        definition = Definition(**self.queue.study.user_attrs["definition"])
+        definition = ComparisonDefinition(**self.queue.study.user_attrs["definition"])
         config = definition.configs[f"{values['group']}/{values['variant']}"]
         options = [f"--config={config}", f"--seed_everything={values['seed']}"]
         tested = definition.metric.startswith("test/")
@@ -106,7 +106,7 @@ def _training_accuracy(cli: FitCLI) -> float:
     return right / len(labels)
 
 
-def collected(study: optuna.Study, definition: Definition) -> Comparison:
+def collected(study: optuna.Study, definition: ComparisonDefinition) -> Comparison:
     """What a comparison's study holds so far."""
     runs = []
     for trial in study.get_trials(deepcopy=False):

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from foundation.errors import UserError
 from studies.queue.queue import Lost, Queue, create_or_load, open_storage
+from studies.runner import Outcome, Runner
 from studies.training import SeveralProcesses
-from studies.trials import Outcome, Runner
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

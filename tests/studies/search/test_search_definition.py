@@ -13,8 +13,8 @@ import yaml
 
 from foundation.checkout import technique
 from foundation.errors import UserError
-from studies.search.definition import Definition, define, settings_parser
-from studies.search.reinforce import ReinforceSampler
+from studies.search import ReinforceSampler
+from studies.search.search_definition import SearchDefinition, define, search_parser
 from studies.search.space import Space
 from studies.study import check_same
 from studies.training import complete_config
@@ -51,22 +51,23 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(STUDY)
     monkeypatch.setattr(
-        "studies.search.definition.complete_config", lambda options: read_once(tuple(options))
+        "studies.search.search_definition.complete_config",
+        lambda options: read_once(tuple(options)),
     )
 
 
-def defined(*args: str, config: str = "study.yaml") -> Definition:
-    return define(settings_parser().parse_args([f"--config={config}", *args]))
+def defined(*args: str, config: str = "study.yaml") -> SearchDefinition:
+    return define(search_parser().parse_args([f"--config={config}", *args]))
 
 
-def of(space: str) -> Definition:
+def of(space: str) -> SearchDefinition:
     """The definition of a study of this space alone."""
     Path("other.yaml").write_text(f"base: {CONFIGS / 'mlp.yaml'}\nspace:\n  {space}\n")
     return defined(config="other.yaml")
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Definition:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> SearchDefinition:
     """The study above; shared, so nothing changes it."""
     path = tmp_path_factory.mktemp("plain") / "study.yaml"
     path.write_text(STUDY)
@@ -76,7 +77,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Definition:
 # What a study says, and what it need not say.
 
 
-def test_defaults(plain: Definition) -> None:
+def test_defaults(plain: SearchDefinition) -> None:
     assert plain.name == "study"
     assert plain.base == [str(CONFIGS / "mlp.yaml")]
     assert (plain.metric, plain.direction, plain.better) == ("val/accuracy", "maximize", max)
@@ -89,8 +90,8 @@ def test_defaults(plain: Definition) -> None:
     assert not plain.is_grid
 
 
-def test_a_definition_survives_the_storage(plain: Definition) -> None:
-    again = Definition(**json.loads(json.dumps(dataclasses.asdict(plain))))
+def test_a_definition_survives_the_storage(plain: SearchDefinition) -> None:
+    again = SearchDefinition(**json.loads(json.dumps(dataclasses.asdict(plain))))
     assert again == plain
 
 
@@ -116,7 +117,7 @@ def test_epochs_come_from_the_proxy_and_only_the_trials_have_it() -> None:
     assert "val_size: 100" not in definition.full_config
 
 
-def test_options_of_a_trial(plain: Definition) -> None:
+def test_options_of_a_trial(plain: SearchDefinition) -> None:
     options = plain.options(Space(plain.space).arguments({DROPOUT: 0.25}))
     assert options == [f"--config={plain.config}", f"--{DROPOUT}=0.25", "--trainer.max_epochs=6"]
 
@@ -125,7 +126,7 @@ def test_options_of_a_trial(plain: Definition) -> None:
 
 
 def test_single_values_on_the_command_line() -> None:
-    settings = settings_parser().parse_args(["--config=study.yaml", "--n_trials", "3"])
+    settings = search_parser().parse_args(["--config=study.yaml", "--n_trials", "3"])
     assert (settings.n_trials, settings.timeout) == (3, None)
     definition = defined("--objective.epochs", "2", "--seeds=[4, 5]", "--name", "other")
     assert (definition.epochs, definition.seeds, definition.name) == (2, [4, 5], "other")
@@ -171,7 +172,7 @@ def test_files_compose_from_left_to_right() -> None:
         "n_trials: 7\nobjective: {metric: val/loss}\nsampler: {init_args: {seed: 1}}\n"
         f"space: {{{OPTIMIZER}.init_args.lr: {{choices: [0.1]}}}}\n"
     )
-    settings = settings_parser().parse_args(
+    settings = search_parser().parse_args(
         ["--config=study.yaml", "--config=more.yaml", "--objective.epochs=3"]
     )
     definition = define(settings)
@@ -363,7 +364,7 @@ def test_a_mistake_in_the_yaml_is_one_line(text: str, words: list[str]) -> None:
 )
 def test_what_is_missing_is_named(args: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        settings_parser().parse_args(args)
+        search_parser().parse_args(args)
 
 
 @pytest.mark.parametrize(
@@ -408,26 +409,26 @@ def test_an_invalid_configuration_is_named(role: str, text: str, words: list[str
     ],
 )
 def test_a_study_does_not_go_on_as_another(
-    plain: Definition, field: str, value: Any, said: str
+    plain: SearchDefinition, field: str, value: Any, said: str
 ) -> None:
     changed = dataclasses.replace(plain, **{field: value})
     with pytest.raises(UserError) as refusal:
-        check_same(Path("here"), plain, changed, Definition.FIXED)
+        check_same(Path("here"), plain, changed, SearchDefinition.FIXED)
     assert str(refusal.value).startswith("here holds a study with another value of ")
     assert said in str(refusal.value)
 
 
-def test_the_key_that_differs_is_named(plain: Definition) -> None:
+def test_the_key_that_differs_is_named(plain: SearchDefinition) -> None:
     changed = dataclasses.replace(
         plain, full_config=plain.full_config.replace("hidden_size: 128", "hidden_size: 64")
     )
     with pytest.raises(UserError, match=r"model\.init_args\.hidden_size \(128 then, 64 now\)"):
-        check_same(Path("here"), plain, changed, Definition.FIXED)
+        check_same(Path("here"), plain, changed, SearchDefinition.FIXED)
 
 
-def test_a_study_may_go_on_elsewhere_with_other_confirmations(plain: Definition) -> None:
+def test_a_study_may_go_on_elsewhere_with_other_confirmations(plain: SearchDefinition) -> None:
     same = dataclasses.replace(plain, name="other", base=["there.yaml"], confirmation_seeds=[])
-    check_same(Path("here"), plain, same, Definition.FIXED)
+    check_same(Path("here"), plain, same, SearchDefinition.FIXED)
 
 
 # Samplers and pruners.
@@ -440,7 +441,7 @@ def sampler(name: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": f"optuna.samplers.{name}", "init_args": arguments}
 
 
-def proposals(definition: Definition, trials: int = 8) -> list[dict[str, Any]]:
+def proposals(definition: SearchDefinition, trials: int = 8) -> list[dict[str, Any]]:
     """What a study proposes, trial by trial, as ``studies.trials`` asks for it."""
     study = optuna.create_study()
     space = Space(definition.space)
@@ -467,7 +468,7 @@ SAMPLERS = [
         fixed_params={"y": 1},
         base_sampler=sampler("RandomSampler", seed=3),
     ),
-    {"class_path": "studies.search.reinforce.ReinforceSampler", "init_args": {"seed": 3}},
+    {"class_path": "studies.search.ReinforceSampler", "init_args": {"seed": 3}},
 ]
 
 
@@ -475,7 +476,7 @@ SAMPLERS = [
 @pytest.mark.filterwarnings("ignore::UserWarning:scipy")
 @pytest.mark.parametrize("spec", SAMPLERS, ids=lambda spec: spec["class_path"].rpartition(".")[2])
 def test_a_sampler_proposes_the_same_again_and_never_repeats_itself(
-    plain: Definition, spec: dict[str, Any]
+    plain: SearchDefinition, spec: dict[str, Any]
 ) -> None:
     words = {"w": {"choices": [0, 1, 2, 3]}, "v": {"choices": [0, 1, 2, 3]}}
     space = words if "Reinforce" in spec["class_path"] else TWO
@@ -495,7 +496,7 @@ def test_a_sampler_proposes_the_same_again_and_never_repeats_itself(
     assert proposals(dataclasses.replace(definition, sampler=spec)) != first
 
 
-def test_a_resumed_study_goes_on_as_it_would_have(plain: Definition) -> None:
+def test_a_resumed_study_goes_on_as_it_would_have(plain: SearchDefinition) -> None:
     space = Space(plain.space)
 
     def ask(study: optuna.Study, number: int, kept: Any) -> Any:
@@ -512,7 +513,7 @@ def test_a_resumed_study_goes_on_as_it_would_have(plain: Definition) -> None:
     assert [ask(resumed, number, None) for number in range(5, 8)] == values[5:]
 
 
-def test_workers_draw_different_values(plain: Definition) -> None:
+def test_workers_draw_different_values(plain: SearchDefinition) -> None:
     space = Space(plain.space)
     values = []
     for number in range(4):  # none knows of the others' trials
@@ -521,14 +522,14 @@ def test_workers_draw_different_values(plain: Definition) -> None:
     assert len(set(values)) == 4
 
 
-def test_a_sampler_without_a_seed_has_the_seed_0(plain: Definition) -> None:
+def test_a_sampler_without_a_seed_has_the_seed_0(plain: SearchDefinition) -> None:
     none, zero = (sampler("RandomSampler", seed=seed) for seed in (None, 0))
     by_none, by_zero = (dataclasses.replace(plain, sampler=spec) for spec in (none, zero))
     assert proposals(by_none) == proposals(by_zero)
 
 
 @pytest.mark.parametrize("name", ["QMCSampler", "ReinforceSampler"])
-def test_a_sampler_that_counts_is_kept(plain: Definition, name: str) -> None:
+def test_a_sampler_that_counts_is_kept(plain: SearchDefinition, name: str) -> None:
     module = "studies.search.reinforce" if name == "ReinforceSampler" else "optuna.samplers"
     spec = {"class_path": f"{module}.{name}", "init_args": {"seed": 3}}
     definition = dataclasses.replace(plain, sampler=spec)
@@ -568,7 +569,7 @@ PRUNERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), PRUNERS, ids=[name for name, _ in PRUNERS])
-def test_every_pruner_can_be_made(plain: Definition, name: str, arguments: Any) -> None:
+def test_every_pruner_can_be_made(plain: SearchDefinition, name: str, arguments: Any) -> None:
     spec = {"class_path": f"optuna.pruners.{name}", "init_args": arguments}
     pruner = dataclasses.replace(plain, pruner=spec).make_pruner()
     assert type(pruner).__name__ == name
