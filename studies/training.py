@@ -1,4 +1,4 @@
-"""One training among many: ``train.py fit`` inside this process, without its ceremony."""
+"""``train.py fit`` inside this process, as one training among many."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +186,23 @@ def config_keys(config: str) -> dict[str, Any]:
         return found
 
     return walk(yaml.safe_load(config), "")
+
+
+def check_validated(name: str, config: str) -> None:
+    """Refuse a configuration that trains without validation.
+
+    Args:
+        name: of what needs validation, for the message.
+        config: a complete configuration, YAML.
+
+    Raises:
+        UserError: names the value that leaves validation out.
+    """
+    keys = config_keys(config)
+    for key in ("data.init_args.val_size", "trainer.limit_val_batches"):
+        if keys.get(key) == 0:
+            shown = key.replace(".init_args", "")
+            raise UserError(f"{shown} is 0; {name} is decided by validation images")
 
 
 class EpochReport(Callback):

@@ -162,12 +162,58 @@ def test_groups_have_bases_of_their_own_and_chains_add_up(
 
 
 @pytest.mark.parametrize(
+    "budget",
+    [
+        ["data.init_args.val_size=0", "trainer.max_epochs=1"],
+        ["trainer.max_steps=2"],
+        ["trainer.limit_val_batches=0", "trainer.max_epochs=1"],
+    ],
+    ids=["val_size", "max_steps", "limit_val_batches"],
+)
+def test_without_validation_the_last_weights_are_tested(
+    place: Path, capfd: pytest.CaptureFixture[str], budget: list[str]
+) -> None:
+    budget = ["data.init_args.train_fraction=0.01", *budget]
+    variants = {"dropout": "dropout.yaml"}
+    compare.main([write("blind", budget=budget, variants=variants, seeds=[0])])
+    assert capfd.readouterr().err == ""
+    found = runs("blind")
+    assert [(t.state.name, t.user_attrs.get("reason")) for t in found] == [("COMPLETE", None)] * 2
+    for trial in found:
+        measured = trial.user_attrs["measured"]
+        assert trial.value == measured["test/accuracy"]
+        assert 0 < measured["train_accuracy"] < 1
+        assert not {"best_epoch", "val/accuracy", "val/loss"} & measured.keys()
+    rows = read("runs/compare/blind/results.csv")
+    assert [row["n"] for row in rows] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"base": []}, "base is empty"),
         ({"base": "nowhere.yaml"}, "base: nowhere.yaml is no file; expected one, or key=value"),
         ({"variants": {}}, "there are no variants"),
         ({"variants": {"base": "dropout.yaml"}}, "variants: base: choose another name"),
+        ({"variants": {"Base": "dropout.yaml"}}, "variants: Base: choose another name"),
+        ({"variants": {"a/b": "dropout.yaml"}}, "variants: 'a/b' makes no name of a folder"),
+        ({"variants": {"": "dropout.yaml"}}, "variants: '' makes no name of a folder"),
+        ({"variants": {"a" * 101: "dropout.yaml"}}, "at most 100 characters"),
+        ({"variants": {"a": "dropout.yaml", "A": []}}, "variants: a and A differ in case only"),
+        ({"groups": {"..": []}}, "groups: '..' makes no name of a folder"),
+        ({"groups": {"a\\b": []}}, r"groups: 'a\\b' makes no name of a folder"),
+        ({"groups": {"g": [], "G": []}}, "groups: g and G differ in case only"),
+        ({"groups": {"g": {"variants": {"base": []}}}}, "variants: base: choose another name"),
+        ({"groups": {"g": {"variants": {"a/b": []}}}}, "variants: 'a/b' makes no name"),
+        ({"groups": {"g": {"variants": {".a": []}}}}, "variants: '.a' makes no name"),
+        ({"groups": {"g": {"variants": {"a\0b": []}}}}, r"variants: 'a\x00b' makes no name"),
+        ({"groups": {"g": {"variants": {"SLOW": []}}}}, "slow and SLOW differ in case only"),
+        (
+            {"groups": {"g": {"variants": {"a": []}}, "h": {"variants": {"A": []}}}},
+            "a and A differ in case only",
+        ),
+        ({"groups": {"g": {"variants": ["a"]}}}, "groups: g: variants is ['a']; expected names"),
+        ({"budget": "trainer.limit_test_batches=0"}, "limit_test_batches is 0, but test images"),
         ({"variants": {"a": "model.init_args.dropuot=1"}}, "did you mean dropout?"),
         ({"variants": {"a": 3}}, "variants: a is 3; expected files and key=value"),
         ({"each": "nowhere/*.yaml"}, "each is nowhere/*.yaml; no file matches"),

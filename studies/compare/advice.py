@@ -29,7 +29,7 @@ from studies.compare.paired_statistics import BETTER, WORSE, Comparison, Row, Ru
 from studies.queue.queue import without_password
 from studies.report.words import interval, points
 from studies.settings import check_least
-from studies.training import complete_config
+from studies.training import check_validated, complete_config
 
 _START = "start"
 _DIVERGED = "diverged"
@@ -133,10 +133,10 @@ class _Tuning:
         self.start = start
         self.shell_command = command
         self.folder = Path(settings.runs_dir) / name
-        config = yaml.safe_load(complete_config(start))
+        text = complete_config(start)
+        check_validated("tuning", text)
+        config = yaml.safe_load(text)
         data = config["data"]["init_args"]
-        if data.get("val_size") == 0:
-            raise UserError("data.val_size is 0; tuning is decided by validation images")
         self.epochs = settings.epochs or config["trainer"]["max_epochs"] or -1
         if self.epochs < 1:
             raise UserError(f"{shlex.join(settings.config)} names no max_epochs; give --epochs")

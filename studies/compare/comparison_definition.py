@@ -1,6 +1,7 @@
-"""What a comparison is: variants of a base, each trained over the same seeds."""
+"""Definition of a comparison: variants of a base, each trained over the same seeds."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
@@ -11,9 +12,10 @@ from jsonargparse import Namespace
 from foundation.errors import UserError
 from foundation.parser import Parser
 from studies.settings import add_settings, check_least, listed, study_name
-from studies.training import complete_config
+from studies.training import complete_config, config_keys
 
 BASE = "base"
+_NO_FOLDER = re.compile(r"[/\\\x00-\x1f\x7f]")  # separators and control characters
 
 
 @dataclass
@@ -116,7 +118,10 @@ def define(settings: Namespace) -> ComparisonDefinition:
         raise UserError("base is empty; expected at least one configuration of train.py")
     configs: dict[str, str] = {}
     names = {BASE: None}
-    for group, entry in (settings.groups or {"": []}).items():
+    groups = {str(name): entry for name, entry in settings.groups.items()} or {"": []}
+    if settings.groups:
+        _check_names("groups", groups)
+    for group, entry in groups.items():
         own = entry if isinstance(entry, Mapping) else {"options": entry}
         if unknown := own.keys() - {"base", "variants", "options"}:
             raise UserError(
@@ -124,8 +129,16 @@ def define(settings: Namespace) -> ComparisonDefinition:
             )
         start = fit_options(f"groups: {group}: base", own["base"]) if "base" in own else base
         last = fit_options(f"groups: {group}", own.get("options", []))
+        more = own.get("variants") or {}
+        if not isinstance(more, Mapping):
+            raise UserError(
+                f"groups: {group}: variants is {more!r}; expected names, each with files and "
+                "key=value"
+            )
+        variants = {**shared, **{str(name): items for name, items in more.items()}}
+        _check_names("variants", [*names, *variants], variants)
         added: list[str] = []
-        for variant, items in {BASE: [], **shared, **own.get("variants", {})}.items():
+        for variant, items in {BASE: [], **variants}.items():
             instead = isinstance(items, Mapping) and set(items) == {"base"}
             options = fit_options(f"variants: {variant}", items["base"] if instead else items)
             added = [*added, *options] if settings.chain and not instead else options
@@ -136,6 +149,11 @@ def define(settings: Namespace) -> ComparisonDefinition:
             except UserError as error:
                 where = f"{group}: {variant}" if group else variant
                 raise UserError(f"variants: {where}: {error}") from error
+            if config_keys(config).get("trainer.limit_test_batches") == 0:
+                raise UserError(
+                    f"variants: {variant}: trainer.limit_test_batches is 0, but test images decide "
+                    "a comparison; leave it out"
+                )
             configs[f"{group}/{variant}"] = config
     if len(names) == 1:
         raise UserError("there are no variants; give variants, or each with a pattern of files")
@@ -145,7 +163,7 @@ def define(settings: Namespace) -> ComparisonDefinition:
         chain=settings.chain,
         seeds=list(settings.seeds),
         keep_checkpoints=settings.keep_checkpoints,
-        groups=list(settings.groups or {"": []}),
+        groups=list(groups),
         variants=list(names),
         configs=configs,
     )
@@ -162,10 +180,35 @@ def _variants(settings: Namespace) -> dict[str, Any]:
                 raise UserError(f"leave_out names {name}, which {settings.each} does not match")
         found = {name: path for name, path in files.items() if name not in settings.leave_out}
     found |= settings.variants
-    for name in found:
-        if name == BASE or "/" in name:
-            raise UserError(f"variants: {name}: choose another name, not base and without /")
     return found
+
+
+def _check_names(what: str, names: Iterable[str], variants: Collection[str] = ()) -> None:
+    """Refuse names that make no folders, or one folder where cases do not differ.
+
+    Args:
+        what: the setting, for the message.
+        names: of one kind, in their order.
+        variants: those among them that must not be the base's.
+
+    Raises:
+        UserError: names the one to change.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name or name.strip(". ") != name or _NO_FOLDER.search(name) or len(name) > 100:
+            raise UserError(
+                f"{what}: {name!r} makes no name of a folder; choose another name, without / and "
+                "\\, not beginning or ending with a dot or a space, of at most 100 characters"
+            )
+        if name.casefold() == BASE and name in variants:
+            raise UserError(f"{what}: {name}: choose another name; base is the base's own")
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(
+                f"{what}: {other} and {name} differ in case only, and would be one folder on some "
+                "machines; choose another name for one of them"
+            )
 
 
 def fit_options(name: str, items: Any) -> list[str]:

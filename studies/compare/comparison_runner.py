@@ -1,4 +1,4 @@
-"""How one run of a comparison is trained and measured."""
+"""Runs of a comparison: trained, tested and measured."""
 
 import json
 import shutil
@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 from callbacks import NonFiniteLossError, Throughput
 from callbacks.peak_memory import PeakMemory
 from diagnosis.curves import read_curves
+from foundation.errors import UserError
 from studies.compare.comparison_definition import ComparisonDefinition
 from studies.compare.paired_statistics import Comparison, Run
 from studies.names import failure
 from studies.runner import Outcome, Runner
-from studies.training import FitCLI
+from studies.training import FitCLI, config_keys
 
 # So many training images tell the training accuracy to a few thousandths.
 _MOST_IMAGES = 10_000
@@ -25,6 +26,8 @@ _MOST_IMAGES = 10_000
 
 class ComparisonRunner(Runner):
     """Train a variant under a seed, test its best checkpoint, and measure what it cost.
+
+    Without validation (``val_size: 0``, or fewer steps than an epoch) the last weights are tested.
 
     The queue's trials have the parameters ``group``, ``variant`` and ``seed``. A run is the folder
     ``runs/<group>/<variant>/seed_<seed>``.
@@ -42,6 +45,9 @@ class ComparisonRunner(Runner):
         definition = ComparisonDefinition(**self.queue.study.user_attrs["definition"])
         config = definition.configs[f"{values['group']}/{values['variant']}"]
         options = [f"--config={config}", f"--seed_everything={values['seed']}"]
+        keys = config_keys(config)
+        if keys["trainer.max_steps"] != -1 or keys["trainer.limit_val_batches"] == 0:
+            options.append("--early_stopping.strict=false")  # there may be no validation
         tested = definition.metric.startswith("test/")
         if not tested:
             options += ["--test_best=false", "--trainer.enable_checkpointing=false"]
@@ -53,21 +59,25 @@ class ComparisonRunner(Runner):
             written = run / "summary.json"
             summary = json.loads(written.read_text()) if written.is_file() else {}
             return self.failed(trial_id, error, **_diagnosed(summary))
+        if tested and "test" not in cli.run_summary.summary:  # no best epoch: without validation
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         summary = cli.run_summary.summary
         measured = {
             name: value for name, value in summary.get("test", {}).items() if value is not None
         }
-        measured |= {name: summary["best"][name] for name in ("val/accuracy", "val/loss")}
-        measured |= {
-            "best_epoch": summary["best"]["epoch"],
-            "epochs": summary["epochs"],
-            "parameters": summary["parameters"],
-        }
+        measured |= {"epochs": summary["epochs"], "parameters": summary["parameters"]}
+        if best := summary["best"]:
+            measured |= {name: best[name] for name in ("val/accuracy", "val/loss")}
+            measured["best_epoch"] = best["epoch"]
+        if definition.metric not in measured:
+            raise UserError("the training ended before its first validation")
         if tested:
             measured["train_accuracy"] = _training_accuracy(cli)
         (speed,) = (c for c in cli.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-        # The median: what else the machine does for a moment does not count, nor the first steps.
-        measured["seconds_per_epoch"] = statistics.median(speed.epochs)
+        if speed.epochs:
+            # The median: what else the machine does for a moment does not count, nor the first
+            # steps.
+            measured["seconds_per_epoch"] = statistics.median(speed.epochs)
         if memory.peak is not None:
             measured["peak_memory"] = memory.peak
         if not definition.keep_checkpoints:

@@ -1,5 +1,6 @@
 """Definition of a search: its YAML, checked and completed before the first trial."""
 
+import hashlib
 import os
 import re
 import sys
@@ -21,9 +22,8 @@ from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from studies.search import ReinforceSampler
 from studies.search.space import Parameter, Scalar, Space, resolved
-from studies.seeds import derived_seed
 from studies.settings import add_settings, check_least, listed, study_name
-from studies.training import complete_config, config_keys, written_config
+from studies.training import check_validated, complete_config, config_keys, written_config
 
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 
@@ -204,7 +204,7 @@ def _seeded(spec: Any, number: int) -> Any:
         if name == "init_args" and "seed" in value:
             seed = value["seed"] or 0
             if not counts:
-                seed = derived_seed(seed, number)
+                seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
             value = {**value, "seed": seed}
         seeded[name] = _seeded(value, number)
     return seeded
@@ -243,6 +243,7 @@ def define(settings: Namespace) -> SearchDefinition:
             f"objective.metric is {metric}; expected one of validation, e.g. val/accuracy: a "
             "search that looks at the test set finds what fits the test set"
         )
+    check_validated("a search", config)
     definition = SearchDefinition(
         name=study_name(settings),
         base=listed(settings.base),

@@ -1,4 +1,4 @@
-"""Which way a metric is good."""
+"""The direction in which a metric is better."""
 
 import pytest
 
