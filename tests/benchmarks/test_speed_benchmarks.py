@@ -14,6 +14,8 @@ from benchmarks.contestants import tutorial_mlp, tutorial_network, tutorial_run
 from lightning_modules import MLP, OptimizedCNN
 from lightning_modules.image_classifier import cpp_compiler
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 SHORT = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
@@ -27,7 +29,7 @@ def report(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("plain", "ours"), [(tutorial_network(), OptimizedCNN()), (tutorial_mlp(), MLP())]
+    ("plain", "ours"), [(tutorial_network(), OptimizedCNN(**GRAY)), (tutorial_mlp(), MLP(**GRAY))]
 )
 def test_contestants_train_the_same_network(plain: nn.Module, ours: nn.Module) -> None:
     shapes = [[tuple(weight.shape) for weight in net.parameters()] for net in (plain, ours)]
