@@ -196,7 +196,8 @@ def mistakes_figure(
     """A grid of wrongly classified images, each with its true and its predicted class.
 
     Args:
-        images: ``[N, C, H, W]``, uint8 in 0…255 or float in 0…1; the first channel is shown.
+        images: ``[N, C, H, W]``, uint8 in 0…255 or float in 0…1; one channel is
+            gray, three are red, green and blue; of others the first is shown.
         predicted: int64 ``[N]``.
         targets: int64 ``[N]``.
         confidence: probability of the predicted class, ``[N]``.
@@ -209,7 +210,8 @@ def mistakes_figure(
     # One pair of axes for all: laying out 25 of them takes matplotlib longer than a short epoch.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for i, image in enumerate(images[:, 0]):
+    colored = images.shape[1] == 3
+    for i, image in enumerate(images.movedim(1, 3) if colored else images[:, 0]):
         left = gap + (i % columns) * (side + gap)
         top = title + (i // columns) * (images.shape[-2] + title + gap)
         box = (left, left + side, top + images.shape[-2], top)

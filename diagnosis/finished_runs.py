@@ -35,10 +35,15 @@ def diagnose_run(run: Path) -> Diagnosis | None:
     if not curves["val/accuracy"]:
         return None
     try:
-        classes = int(config["model"]["init_args"].get("num_classes", 10))
+        given = config["model"]["init_args"].get("num_classes")
         data = json.dumps(config["data"], sort_keys=True)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{run / 'config.yaml'}: not the configuration of a run") from error
+    names = summary.get("data", {}).get("class_names") or summary.get("test_accuracy_by_class")
+    try:
+        classes = int(given or len(names or ()) or datamodule_of(data).num_classes)
+    except (*_NO_DATA, NotImplementedError) as error:
+        raise UserError(f"{run}: does not say how many classes the data has") from error
     reference = summary.get("nearest_mean_accuracy")
     if reference is None:
         reference = _reference_of(data)
@@ -57,9 +62,11 @@ def _mapping(path: Path, parse: Any) -> dict[str, Any]:
     return content
 
 
-@functools.lru_cache(maxsize=8)
-def _reference_of(data: str) -> float | None:
-    """Accuracy of the nearest class mean for a configuration of the data; None without the data."""
+_NO_DATA = (jsonargparse.ArgumentError, UserError, OSError, ValueError, TypeError)
+
+
+def datamodule_of(data: str) -> Any:
+    """The data module of a configuration, JSON; nothing is loaded."""
     from lightning.pytorch.cli import LightningArgumentParser
 
     from datamodules import ImageDataModule
@@ -69,10 +76,16 @@ def _reference_of(data: str) -> float | None:
         config.get("init_args", {}).pop(unused, None)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    return parser.instantiate(parser.parse_object({"data": config})).data
+
+
+@functools.lru_cache(maxsize=8)
+def _reference_of(data: str) -> float | None:
+    """Accuracy of the nearest class mean for a configuration of the data; None without the data."""
     try:
-        datamodule = parser.instantiate(parser.parse_object({"data": config})).data
+        datamodule = datamodule_of(data)
         datamodule.setup("fit")
-    except (jsonargparse.ArgumentError, UserError, OSError, ValueError, TypeError):
+    except _NO_DATA:
         return None
     return nearest_mean_accuracy(datamodule)
 

@@ -7,6 +7,7 @@ only there are test images looked at.
 """
 
 import itertools
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
+from diagnosis.finished_runs import datamodule_of
 from diagnosis.suggestions import Suggestion
 from foundation.errors import UserError
 from foundation.parser import Parser
@@ -140,7 +142,8 @@ class _Tuning:
         self.epochs = settings.epochs or config["trainer"]["max_epochs"] or -1
         if self.epochs < 1:
             raise UserError(f"{shlex.join(settings.config)} names no max_epochs; give --epochs")
-        self.chance = 1 / int(config["model"]["init_args"].get("num_classes", 10))
+        given = config["model"]["init_args"].get("num_classes")
+        self.chance = 1 / int(given or datamodule_of(json.dumps(config["data"])).num_classes)
         self.images = settings.sample * data.get("train_fraction", 1.0)
         # Last, so that no suggestion gives itself more images or epochs. Stopping early could only
         # cut a run's curve short.

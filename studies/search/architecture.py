@@ -1,5 +1,6 @@
 """A space of convolutional networks, for architecture search."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +8,6 @@ from typing import Any
 import optuna
 
 from lightning_modules.networks.searched_cnn import ACTIVATIONS, POOLS
-
-# Side of the images, in pixels: how often they can be halved.
-SIDE = 28
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,8 @@ class Architecture:
         activations: ``relu``, ``gelu``, ``silu``, ``tanh``, ``elu``, ``none``.
         pools: ``pool``, ``avgpool``, ``none``.
         units: of the hidden layer; 0 for none.
+        side: the images' shorter side, in pixels: how often they can be halved. A study takes its
+            data's.
 
     Raises:
         ValueError: names the field whose value cannot be used.
@@ -40,10 +40,13 @@ class Architecture:
     activations: tuple[str, ...] = ("relu", "gelu")
     pools: tuple[str, ...] = ("pool", "none")
     units: tuple[int, ...] = (0, 64, 128, 256)
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.max_blocks) is not int or self.max_blocks < 1:
             raise ValueError(f"max_blocks is {self.max_blocks!r}; expected an integer, at least 1")
+        if self.side is not None and (type(self.side) is not int or self.side < 1):
+            raise ValueError(f"side is {self.side!r}; expected an integer, at least 1")
         self._freeze("channels", least=1)
         self._freeze("kernels", least=1)
         self._freeze("units", least=0)
@@ -86,7 +89,7 @@ class Architecture:
         """
         convolutions = [f"conv{c}k{k}" for c in self.channels for k in self.kernels]
         stages = []
-        side = SIDE
+        side = math.inf if self.side is None else self.side
         for block in range(self.max_blocks):
             prefix = f"{name}.{block}"
             words = [

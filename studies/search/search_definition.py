@@ -1,6 +1,7 @@
 """Definition of a search: its YAML, checked and completed before the first trial."""
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+import yaml
 from jsonargparse import Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
 
+from diagnosis.finished_runs import datamodule_of
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
@@ -232,6 +235,10 @@ def define(settings: Namespace) -> SearchDefinition:
     base, proxy = _files("base", settings.base), _files("proxy", settings.proxy)
     full = _read("base", base)
     config = _read("proxy", [*base, *proxy]) if proxy else full
+    for entry in entries.values():
+        if "architecture" in entry:  # a pooling more than the images allow would fail as a trial
+            side = min(_image_shape(config)[1:])
+            entry["architecture"] = {"side": side, **(entry["architecture"] or {})}
     metric = settings.objective.metric
     epochs = settings.objective.epochs
     if epochs is None:
@@ -261,6 +268,11 @@ def define(settings: Namespace) -> SearchDefinition:
     _check_space(definition)
     _check_algorithms(definition)
     return definition
+
+
+def _image_shape(config: str) -> tuple[int, int, int]:
+    """(channels, height, width) of the data that a completed configuration names."""
+    return datamodule_of(json.dumps(yaml.safe_load(config)["data"])).image_shape
 
 
 def flat(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

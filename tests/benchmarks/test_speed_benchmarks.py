@@ -15,6 +15,8 @@ from benchmarks.step import GRAY_28
 from lightning_modules import MLP, OptimizedCNN
 from lightning_modules.image_classifier import cpp_compiler
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 SHORT = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",

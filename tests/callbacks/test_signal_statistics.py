@@ -18,6 +18,8 @@ from datamodules import FashionMNISTDataModule
 from experiment.cli import ExperimentCLI
 from lightning_modules import BaselineCNN, MinMaxScaling
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 TAGS = {f"signal/{kind}_{what}" for kind in ("activation", "gradient") for what in ("mean", "std")}
 
@@ -33,7 +35,9 @@ class First(Callback):
     ) -> None:
         if trainer.global_step == 0:
             weights = copy.deepcopy(pl_module.state_dict())
-            self.network = BaselineCNN(width=2, hidden_size=4, preprocessing=MinMaxScaling())
+            self.network = BaselineCNN(
+                **GRAY, width=2, hidden_size=4, preprocessing=MinMaxScaling()
+            )
             self.network.load_state_dict(weights)
             self.batch = batch
 
@@ -58,7 +62,7 @@ def fit(
 
 
 def small() -> BaselineCNN:
-    return BaselineCNN(width=2, hidden_size=4, preprocessing=MinMaxScaling())
+    return BaselineCNN(**GRAY, width=2, hidden_size=4, preprocessing=MinMaxScaling())
 
 
 def by_hand(network: BaselineCNN, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_the_order_of_the_two_overlays_does_not_matter(started: Build) -> None:
 
 
 def test_weight_norm_takes_the_initializers_weights(started: Build) -> None:
-    network = started("weight_norm", "init_he_uniform")
+    network = started("weight_norm", "init_he_uniform", "--model.norm_hidden=true")
     assert isinstance(network.initializer, HeUniform)
     layer = network.get_submodule("head.1")
     bound = math.sqrt(3 * RELU / 3136)

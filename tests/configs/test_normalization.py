@@ -62,7 +62,7 @@ def test_every_block_is_standardised_over_what_the_overlay_says(
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_the_hidden_layer_is_standardised_likewise(name: str, build: Build, images: Tensor) -> None:
-    network = build(name)
+    network = build(name, "--model.norm_hidden=true")
     seen = record(norms(network)[2])
     network.train()(images)
     ((given, output),) = seen
@@ -73,7 +73,7 @@ def test_the_hidden_layer_is_standardised_likewise(name: str, build: Build, imag
 @pytest.mark.parametrize("name", ["instance_norm", "local_response_norm"])
 def test_what_needs_pixels_leaves_the_hidden_layer_alone(name: str, build: Build) -> None:
     hidden = torch.rand(4, 128)
-    assert torch.equal(norms(build(name))[2](hidden), hidden)
+    assert torch.equal(norms(build(name, "--model.norm_hidden=true"))[2](hidden), hidden)
 
 
 def test_local_response_divides_by_the_strength_of_five_channels(
@@ -93,7 +93,7 @@ def test_local_response_divides_by_the_strength_of_five_channels(
 
 
 def test_weight_norm_trains_a_length_and_a_direction(build: Build, images: Tensor) -> None:
-    network = build("weight_norm", "--model.optimizer=torch.optim.SGD")
+    network = build("weight_norm", "--model.norm_hidden=true", "--model.optimizer=torch.optim.SGD")
     layers = [block[0] for block in network.features] + [network.head[1]]
 
     def check() -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Every overlay on every model: it runs, evaluates without chance, and survives a checkpoint."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
 
 import train
+from datamodules import ImageDataModule
 from experiment.cli import ExperimentCLI
 from foundation.checkout import technique
+from lightning_modules import BaselineCNN, ZCAWhitening
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -26,6 +32,14 @@ MEANINGLESS = {
     ("criss_cross_attention", "mlp"): "attention",
     ("instance_norm", "mlp"): "norm is 'instance'",
     ("local_response_norm", "mlp"): "norm is 'local_response'",
+    **{(name, "search/searched_cnn"): "activation" for name in OVERLAYS if "activation" in name},
+    **{(name, "search/searched_cnn"): "norm" for name in OVERLAYS if name.endswith("_norm")},
+    ("dropout", "search/searched_cnn"): "dropout",
+    ("deeper", "search/searched_cnn"): "depth",
+    ("wider", "search/searched_cnn"): "width",
+    ("kernel_5", "search/searched_cnn"): "kernel_size",
+    ("squeeze_excitation", "search/searched_cnn"): "attention",
+    ("criss_cross_attention", "search/searched_cnn"): "attention",
     ("deeper", "attention_net"): "depth",
     ("kernel_5", "attention_net"): "kernel_size",
     ("squeeze_excitation", "attention_net"): "attention",
@@ -69,6 +83,134 @@ def fit(model: str, overlay: str, data_root: Path) -> ExperimentCLI:
             "--trainer.logger=false",
         ]
     )
+
+
+class Stripes(ImageDataModule):
+    """Twelve directions of stripes, in color: 240 + 48 images of 40×56 pixels."""
+
+    class_names = tuple(f"{15 * number} degrees" for number in range(12))
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(int(train))
+        labels = torch.arange(240 if train else 48) % 12
+        angle = labels[:, None, None] * torch.pi / 12
+        waves = torch.sin(torch.arange(56) * angle.cos() + torch.arange(40)[:, None] * angle.sin())
+        noise = torch.randn(len(labels), 3, 40, 56, generator=generator)
+        return (128 + 60 * waves[:, None] + 20 * noise).clamp(0, 255).byte(), labels
+
+
+SMALL = {
+    "baseline_cnn": ("--model.width=2", "--model.hidden_size=4"),
+    "optimized_cnn": ("--model.width=2", "--model.hidden_size=4"),
+    "mlp": ("--model.hidden_size=4",),
+    "attention_net": ("--model.width=2", "--model.hidden_size=4"),
+    "search/searched_cnn": ("--model.architecture=conv2k3-relu-pool|fc4",),
+}
+
+
+def fit_stripes(model: str, overlay: str, *options: str) -> ExperimentCLI:
+    """Two steps of images of another shape and another number of classes."""
+    return train.main(
+        [
+            "fit",
+            f"--config={CONFIGS / model}.yaml",
+            f"--config={technique(overlay)}",
+            *SMALL[model],
+            "--data=Stripes",
+            "--trainer.max_epochs=1",
+            "--trainer.limit_train_batches=2",
+            "--trainer.limit_test_batches=1",
+            "--trainer.limit_val_batches=1",
+            "--trainer.precision=32-true",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.logger=false",
+            *options,
+        ]
+    )
+
+
+QUICK = {
+    ("random_crop", "baseline_cnn"),
+    ("standardize_pixels", "mlp"),
+    ("cutmix", "optimized_cnn"),
+}
+QUICK |= {("zca_whitening", "attention_net"), ("ema", "search/searched_cnn")}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "model"),
+    [
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.matrix)
+        for pair in itertools.product(OVERLAYS, SMALL)
+    ],
+)
+def test_trains_on_data_of_another_shape_with_no_further_option(
+    overlay: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (overlay, model) in MEANINGLESS:
+        with pytest.raises(SystemExit) as stop:
+            fit_stripes(model, overlay)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert len(error.splitlines()) == 1
+        assert MEANINGLESS[overlay, model] in error
+        return
+    cli = fit_stripes(model, overlay)
+    assert cli.trainer.global_step == 2
+    assert (cli.model.num_classes, cli.model.image_shape) == (12, (3, 40, 56))
+    images = cli.datamodule.val_set.images[:4]
+    assert cli.model.eval()(images).shape == (4, 12)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_input_follows_the_models_precision(precision: str) -> None:
+    cli = fit_stripes("baseline_cnn", "standardize", f"--trainer.precision={precision}")
+    assert cli.trainer.global_step == 2
+    assert cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+
+
+def test_lightnings_own_weight_averaging_leaves_the_flags_whole() -> None:
+    averaging = "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"
+    cli = fit_stripes("baseline_cnn", "standardize", averaging)
+    assert cli.model.initialized == cli.model.preprocessing.fitted == 1
+
+
+def test_plain_python_needs_no_shape_and_a_checkpoint_knows_it(tmp_path: Path) -> None:
+    model, data = BaselineCNN(width=2, hidden_size=4, preprocessing=ZCAWhitening()), Stripes()
+    options: Any = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    averaging = EMAWeightAveraging()
+    trainer = Trainer(
+        **options,
+        max_epochs=1,
+        limit_train_batches=2,
+        default_root_dir=tmp_path,
+        callbacks=[averaging],
+        enable_model_summary=False,
+    )
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert saved["data"]["class_names"] == list(Stripes.class_names)
+    assert saved["data"]["image_shape"] == [3, 40, 56]
+    loaded = BaselineCNN.load_from_checkpoint(
+        tmp_path / "a.ckpt", weights_only=True, preprocessing=ZCAWhitening()
+    )
+    assert (loaded.num_classes, loaded.image_shape) == (12, (3, 40, 56))
+    assert loaded.eval()(data.train_set.images[:2]).shape == (2, 12)  # type: ignore[union-attr]
+
+
+def test_what_does_not_fit_the_data_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, message in (
+        ("--model.num_classes=5", "num_classes is 5, but the data has 12 classes"),
+        ("--model.image_shape=[1,28,28]", "image_shape is (1, 28, 28), but the data's images are"),
+        ("--model.depth=7", "40x56 pixels can be halved only 5 times"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            fit_stripes("baseline_cnn", "flip", option)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert message in error
+        assert len(error.splitlines()) == 1
 
 
 @pytest.fixture(scope="module")

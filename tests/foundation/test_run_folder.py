@@ -14,6 +14,8 @@ from foundation.errors import UserError
 from foundation.run_folder import newest_checkpoint, read_checkpoint, run_folder
 from lightning_modules import BaselineCNN, OptimizedCNN
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 
 def place(path: Path, age: float = 0) -> Path:
     """An empty checkpoint in a run's folder, ``age`` seconds old."""
@@ -55,19 +57,19 @@ def test_no_checkpoint_at_all(tmp_path: Path, experiment: str | None) -> None:
 
 
 def test_fitting_weights_are_accepted() -> None:
-    model = BaselineCNN(width=4)
-    check_fits({"state_dict": model.state_dict()}, BaselineCNN(width=4), Path("x.ckpt"))
+    model = BaselineCNN(**GRAY, width=4)
+    check_fits({"state_dict": model.state_dict()}, BaselineCNN(**GRAY, width=4), Path("x.ckpt"))
 
 
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (BaselineCNN(width=5), r"\(4, 1, 3, 3\).*\(5, 1, 3, 3\)|\(4,\).*\(5,\)"),
-        (OptimizedCNN(width=4), "missing"),
+        (BaselineCNN(**GRAY, width=5), r"\(4, 1, 3, 3\).*\(5, 1, 3, 3\)|\(4,\).*\(5,\)"),
+        (OptimizedCNN(**GRAY, width=4), "missing"),
     ],
 )
 def test_other_weights_are_refused(other: torch.nn.Module, difference: str) -> None:
-    weights = BaselineCNN(width=4).state_dict()
+    weights = BaselineCNN(**GRAY, width=4).state_dict()
     with pytest.raises(UserError, match=difference) as error:
         check_fits({"state_dict": weights}, other, Path("x.ckpt"))  # type: ignore[arg-type]
     assert "x.ckpt" in str(error.value)

@@ -105,7 +105,8 @@ def data(data_root: Path) -> FashionMNISTDataModule:
 def small(**options: Any) -> BaselineCNN:
     """A small network that no step changes."""
     frozen = partial(torch.optim.SGD, lr=0.0)
-    return BaselineCNN(width=2, hidden_size=4, optimizer=frozen, **options)
+    shape: Any = {"num_classes": 10, "image_shape": (1, 28, 28)}
+    return BaselineCNN(width=2, hidden_size=4, optimizer=frozen, **shape, **options)
 
 
 def fit(model: LightningModule, data: FashionMNISTDataModule, **options: Any) -> Trainer:

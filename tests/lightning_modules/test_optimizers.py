@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from lightning_modules import BaselineCNN, MuonWithAdamW
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 VALUES: dict[str, Any] = {
     "lr": 0.03,
     "momentum": 0.9,
@@ -43,7 +45,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def test_muon_gets_the_linear_layers_weights_and_adamw_the_rest() -> None:
-    model = BaselineCNN(norm="batch")
+    model = BaselineCNN(**GRAY, norm="batch")
     muon, adamw = MuonWithAdamW(model.parameters()).param_groups
     names = {id(weight): name for name, weight in model.named_parameters()}
     matrices = {names[id(weight)] for weight in muon["params"]}

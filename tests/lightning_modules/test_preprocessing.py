@@ -16,6 +16,8 @@ from experiment.cli import ExperimentCLI
 from foundation.errors import UserError
 from lightning_modules import MLP, BaselineCNN, MinMaxScaling, PatchWhitening
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 
 def plain(*values: int) -> ImageDataset:
     """An image of one gray value for each of ``values``."""
@@ -27,6 +29,7 @@ class GreyDataModule(ImageDataModule):
     """Training images between 51 and 204; validation and test have other extremes."""
 
     class_names = tuple("0123456789")
+    image_shape = (1, 28, 28)
 
     def __init__(self, train: tuple[int, ...] = (51, 102, 204, 153), **options: Any) -> None:
         super().__init__(**{"batch_size": 3, **options})
@@ -39,7 +42,7 @@ class GreyDataModule(ImageDataModule):
 
 
 def small(**options: Any) -> BaselineCNN:
-    options = {"preprocessing": MinMaxScaling(), **options}
+    options = {**GRAY, "preprocessing": MinMaxScaling(), **options}
     return BaselineCNN(
         width=1, hidden_size=2, optimizer=partial(torch.optim.SGD, lr=0.0), **options
     )
@@ -270,7 +273,7 @@ def test_the_default_halves_the_image() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 7}, "channels is 7; expected an even number, 2 to 32 for patches of 16"),
+        ({"channels": 7}, "channels is 7; expected an even number, at least 2"),
         ({"channels": 34}, "channels is 34; expected an even number, 2 to 32"),
         ({"stride": 5}, "stride is 5; expected 1 to the kernel_size, 4"),
         ({"epsilon": 0}, "epsilon is 0; expected more than 0"),
@@ -278,15 +281,15 @@ def test_the_default_halves_the_image() -> None:
 )
 def test_patch_whitening_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PatchWhitening(**options)
+        PatchWhitening(**options).adapt((1, 28, 28))
 
 
 def test_networks_are_built_for_what_comes_out_of_it() -> None:
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    network = BaselineCNN(preprocessing=PatchWhitening(channels=8), width=4, depth=1)
+    network = BaselineCNN(**GRAY, preprocessing=PatchWhitening(channels=8), width=4, depth=1)
     assert network.features[0][0].weight.shape == (4, 8, 3, 3)  # type: ignore[index]
     assert network(images).shape == (2, 10)
-    assert MLP(preprocessing=PatchWhitening(channels=8))(images).shape == (2, 10)
+    assert MLP(**GRAY, preprocessing=PatchWhitening(channels=8))(images).shape == (2, 10)
 
 
 def test_the_speedrun_learns_its_patches_from_the_training_split(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lightning_modules import AttentionNet, CrissCrossAttention, SqueezeExcitation
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 CONFIGS = Path(__file__).parents[3] / "configs" / "mnist"
 
 # Channel attention over one channel has one unit: 1→1 and 1→1.
@@ -24,7 +26,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_the_default_is_the_tutorials_network() -> None:
-    network = AttentionNet()
+    network = AttentionNet(**GRAY)
     kinds = [type(layer).__name__ for layer in (*network.features, *network.head)]
     attention = ["SqueezeExcitation", "Conv2d", "Identity", "CrissCrossAttention", "Conv2d"]
     assert kinds == [*attention, "Flatten", "Linear", "ReLU", "Identity", "Dropout", "Linear"]
@@ -39,7 +41,7 @@ def test_the_default_is_the_tutorials_network() -> None:
 
 
 def test_the_image_keeps_its_size_through_the_attention() -> None:
-    network, shapes = AttentionNet(), []
+    network, shapes = AttentionNet(**GRAY), []
     for layer in network.features:
         layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
     network(torch.rand(2, 1, 28, 28))
@@ -48,7 +50,7 @@ def test_the_image_keeps_its_size_through_the_attention() -> None:
 
 def test_logits_come_out_not_probabilities() -> None:
     torch.manual_seed(0)
-    network, hidden = AttentionNet(), []
+    network, hidden = AttentionNet(**GRAY), []
     network.head[4].register_forward_hook(lambda _, __, output: hidden.append(output))
     logits = network(torch.rand(5, 1, 28, 28))
     last = network.head[5]
@@ -58,7 +60,7 @@ def test_logits_come_out_not_probabilities() -> None:
 
 def test_both_attentions_change_the_logits() -> None:
     torch.manual_seed(0)
-    network, images = AttentionNet().eval(), torch.rand(4, 1, 28, 28)
+    network, images = AttentionNet(**GRAY).eval(), torch.rand(4, 1, 28, 28)
     squeeze, criss_cross = network.features[0], network.features[3]
     assert isinstance(squeeze, SqueezeExcitation)
     assert isinstance(criss_cross, CrissCrossAttention)
@@ -103,17 +105,20 @@ def test_both_attentions_change_the_logits() -> None:
 def test_an_option_changes_the_size_as_computed_by_hand(
     options: dict[str, Any], expected: int
 ) -> None:
-    network = AttentionNet(**options)
+    network = AttentionNet(**GRAY | options)
     assert parameters(network) == expected
     assert network(torch.rand(2, *options.get("image_shape", (1, 28, 28)))).shape == (2, 10)
 
 
 def test_an_image_need_not_be_square() -> None:
-    assert AttentionNet(image_shape=(1, 5, 9))(torch.rand(1, 1, 5, 9)).shape == (1, 10)
+    assert AttentionNet(num_classes=10, image_shape=(1, 5, 9))(torch.rand(1, 1, 5, 9)).shape == (
+        1,
+        10,
+    )
 
 
 def test_the_activation_is_the_one_given() -> None:
-    network = AttentionNet(activation=nn.GELU)
+    network = AttentionNet(**GRAY, activation=nn.GELU)
     assert isinstance(network.head[2], nn.GELU)
     assert isinstance(network.gain_activation(), nn.GELU)
 
@@ -131,7 +136,7 @@ def test_the_activation_is_the_one_given() -> None:
 )
 def test_a_bad_value_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AttentionNet(**options)
+        AttentionNet(**GRAY | options)
 
 
 @pytest.mark.parametrize(

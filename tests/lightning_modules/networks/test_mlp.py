@@ -10,6 +10,8 @@ from torch import nn
 
 from lightning_modules import MLP
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 CONFIGS = Path(__file__).parents[3] / "configs"
 DEFAULT = (784 * 128 + 128) + (128 * 10 + 10)
 
@@ -19,7 +21,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_the_default_is_784_128_10() -> None:
-    network = MLP()
+    network = MLP(**GRAY)
     names = [type(layer).__name__ for layer in network.layers]
     assert names == ["Flatten", "Linear", "ReLU", "Identity", "Dropout", "Linear"]
     sizes = [(m.in_features, m.out_features) for m in network.layers if isinstance(m, nn.Linear)]
@@ -29,7 +31,7 @@ def test_the_default_is_784_128_10() -> None:
 
 def test_logits_come_out_not_probabilities() -> None:
     torch.manual_seed(0)
-    network = MLP()
+    network = MLP(**GRAY)
     images = torch.rand(5, 1, 28, 28)
     first, last = (layer for layer in network.layers if isinstance(layer, nn.Linear))
     by_hand = (images.flatten(1) @ first.weight.T + first.bias).clamp_min(0) @ last.weight.T
@@ -56,21 +58,21 @@ def test_logits_come_out_not_probabilities() -> None:
 def test_an_option_changes_the_size_as_computed_by_hand(
     options: dict[str, Any], expected: int
 ) -> None:
-    network = MLP(**options)
+    network = MLP(**GRAY | options)
     assert parameters(network) == expected
     shape = options.get("image_shape", (1, 28, 28))
     assert network(torch.rand(2, *shape)).shape == (2, options.get("num_classes", 10))
 
 
 def test_the_activation_is_the_one_given() -> None:
-    network = MLP(activation=nn.Tanh)
+    network = MLP(**GRAY, activation=nn.Tanh)
     assert isinstance(network.layers[2], nn.Tanh)
     assert isinstance(network.gain_activation(), nn.Tanh)
 
 
 def test_dropout_works_on_hidden_units_in_training_only() -> None:
     torch.manual_seed(0)
-    network = MLP(dropout=0.3)
+    network = MLP(**GRAY, dropout=0.3)
     dropout, hidden = network.layers[4], torch.ones(100, 128)
     kept = dropout(hidden)
     assert (kept == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
@@ -93,7 +95,7 @@ def test_dropout_works_on_hidden_units_in_training_only() -> None:
 )
 def test_a_bad_value_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MLP(**options)
+        MLP(**GRAY | options)
 
 
 def test_the_configuration_has_the_tutorials_values() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from experiment.cli import ExperimentCLI
 from lightning_modules import BaselineCNN, SearchedCNN
+
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
 
 # By hand: conv 1→32 and its norm, conv 32→64 and its norm, linear 3136→128, linear 128→10.
 DEFAULT_PARAMETERS = (320 + 64) + (64 * 32 * 9 + 64 + 128) + (3136 * 128 + 128) + 1290
@@ -48,7 +51,7 @@ def images(n: int = 3, shape: tuple[int, int, int] = (1, 28, 28)) -> Tensor:
 
 
 def test_the_default_is_the_textbook_network_with_batch_norm() -> None:
-    network = SearchedCNN()
+    network = SearchedCNN(**GRAY)
     assert layers(network) == [
         "Conv2d 1 32 3 3",
         "BatchNorm2d 32",
@@ -105,7 +108,7 @@ def test_the_default_is_the_textbook_network_with_batch_norm() -> None:
     ids=str,
 )
 def test_each_word_is_its_layer(architecture: str, expected: list[str]) -> None:
-    network = SearchedCNN(architecture)
+    network = SearchedCNN(**GRAY, architecture=architecture)
     assert layers(network) == expected
     logits = network(images())
     assert logits.shape == (3, 10)
@@ -113,8 +116,8 @@ def test_each_word_is_its_layer(architecture: str, expected: list[str]) -> None:
 
 
 def test_the_baseline_as_a_string_computes_what_the_baseline_does() -> None:
-    searched = SearchedCNN("conv32k3-relu-pool|conv64k3-relu-pool|fc128")
-    baseline = BaselineCNN()
+    searched = SearchedCNN(**GRAY, architecture="conv32k3-relu-pool|conv64k3-relu-pool|fc128")
+    baseline = BaselineCNN(**GRAY)
     assert parameters(searched) == parameters(baseline)
     with torch.no_grad():
         for ours, theirs in zip(searched.parameters(), baseline.parameters(), strict=True):
@@ -124,12 +127,14 @@ def test_the_baseline_as_a_string_computes_what_the_baseline_does() -> None:
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_only_pooling_shrinks(kernel: int) -> None:
-    features = SearchedCNN(f"conv2k{kernel}-pool|conv3k{kernel}-avgpool").features
+    features = SearchedCNN(
+        **GRAY, architecture=f"conv2k{kernel}-pool|conv3k{kernel}-avgpool"
+    ).features
     assert features(torch.rand(2, 1, 28, 28)).shape == (2, 3, 7, 7)
 
 
 def test_the_images_and_classes_are_arguments() -> None:
-    network = SearchedCNN("conv4k3-pool|fc5", image_shape=(3, 9, 6), num_classes=7)
+    network = SearchedCNN(architecture="conv4k3-pool|fc5", image_shape=(3, 9, 6), num_classes=7)
     assert layers(network)[0] == "Conv2d 3 4 3 3"
     assert layers(network)[3:] == ["Linear 48 5", "ReLU", "Linear 5 7"]  # 4 channels of 4×3
     assert network(images(2, (3, 9, 6))).shape == (2, 7)
@@ -148,7 +153,7 @@ def test_the_images_and_classes_are_arguments() -> None:
 def test_the_initializer_learns_the_first_activation(
     architecture: str, expected: type[nn.Module]
 ) -> None:
-    assert type(SearchedCNN(architecture).gain_activation()) is expected
+    assert type(SearchedCNN(**GRAY, architecture=architecture).gain_activation()) is expected
 
 
 @pytest.mark.parametrize(
@@ -183,15 +188,15 @@ def test_a_bad_string_is_refused_with_the_word_and_its_place(
     architecture: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        SearchedCNN(architecture)
+        SearchedCNN(**GRAY, architecture=architecture)
     assert str(refused.value).startswith(f"architecture {architecture!r}: ")
     assert "\n" not in str(refused.value)
 
 
 def test_a_narrow_image_limits_the_poolings() -> None:
-    SearchedCNN("conv2k3-pool", image_shape=(1, 28, 3))
+    SearchedCNN(num_classes=10, architecture="conv2k3-pool", image_shape=(1, 28, 3))
     with pytest.raises(ValueError, match="token 3 of stage 1, 'pool', cannot halve 14x1 pixels"):
-        SearchedCNN("conv2k3-pool-pool", image_shape=(1, 28, 3))
+        SearchedCNN(num_classes=10, architecture="conv2k3-pool-pool", image_shape=(1, 28, 3))
 
 
 QuickFit = Callable[..., ExperimentCLI]

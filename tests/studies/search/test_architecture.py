@@ -10,6 +10,8 @@ from optuna.trial import FixedTrial
 from lightning_modules import SearchedCNN
 from studies.search.architecture import Architecture
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 BLOCK = {"conv": "conv16k3", "norm": "bn", "activation": "relu", "pool": "none"}
 
 
@@ -39,8 +41,8 @@ def test_every_draw_builds_a_network_for_28_pixels(study: optuna.Study) -> None:
     assert len(drawn) > 150
     with torch.device("meta"):  # shapes without the work
         for architecture in drawn:
-            SearchedCNN(architecture)
-    network = SearchedCNN(max(drawn, key=len))
+            SearchedCNN(**GRAY, architecture=architecture)
+    network = SearchedCNN(**GRAY, architecture=max(drawn, key=len))
     assert network(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 10)
 
 
@@ -94,7 +96,7 @@ def test_a_single_pixel_is_not_pooled() -> None:
     assert architecture.count("pool") == 4
     assert "net.3.pool" in trial.params
     assert "net.4.pool" not in trial.params
-    assert SearchedCNN(architecture).head[1].in_features == 16
+    assert SearchedCNN(**GRAY, architecture=architecture).head[1].in_features == 16
 
 
 def test_lists_from_yaml_become_tuples() -> None:

@@ -16,6 +16,8 @@ from lightning_modules.networks.searched_cnn import SearchedCNN
 from studies.search.space import Space, resolved
 from studies.training import complete_config, config_keys
 
+GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
+
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 BASE = "--config=" + str(Path(__file__).parents[3] / "configs" / "mlp.yaml")
@@ -256,7 +258,7 @@ def test_an_architecture_is_a_network() -> None:
     assert len(networks) > 5
     for network in networks:
         assert 1 <= network.count("conv4") <= 2
-        SearchedCNN(architecture=network)  # it can be built
+        SearchedCNN(**GRAY, architecture=network)  # it can be built
 
 
 def test_resolved_overlays_need_no_files(tmp_path: Path) -> None:
