@@ -54,7 +54,7 @@ class Evidence:
         mean = sum(max(0.0, fall) for fall in falls) / len(falls)
         best = max(self.val)
         return [
-            f"val/accuracy falls by {mean:.3f} per epoch in the mean, "
+            f"val/accuracy falls by {mean:.3f} per epoch on average, "
             f"by {falls[worst]:.3f} after epoch {worst + 1}",
             f"it ends at {self.val[-1]:.3f}; the best was {best:.3f} in epoch "
             f"{self.val.index(best) + 1}",

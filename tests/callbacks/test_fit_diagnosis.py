@@ -47,7 +47,7 @@ def towards(start: float, end: float, epochs: int = 12) -> list[float]:
     return [end + (start - end) * 0.5**epoch for epoch in range(epochs)]
 
 
-LEARNT = curves(towards(0.7, 0.93), towards(0.75, 0.9), towards(0.7, 0.28))
+LEARNED = curves(towards(0.7, 0.93), towards(0.75, 0.9), towards(0.7, 0.28))
 MEMORIZED = curves(towards(0.7, 1.0), towards(0.7, 0.8), [0.6, 0.5, *towards(0.55, 0.9, 10)])
 BY_GAP = curves(towards(0.7, 1.0), towards(0.7, 0.8), towards(0.8, 0.6))
 LOW = curves(towards(0.3, 0.56), towards(0.3, 0.55), towards(2.0, 1.2))
@@ -59,7 +59,7 @@ BROKEN = curves([0.3, 0.1], [0.3, math.nan], [2.0, math.nan])
 @pytest.mark.parametrize(
     ("shape", "kind", "words"),
     [
-        (LEARNT, "good fit", ["0.900", "0.930", "0.690"]),
+        (LEARNED, "good fit", ["0.900", "0.930", "0.690"]),
         (MEMORIZED, "overfitting", ["val/loss ends", "0.500 in epoch 2"]),
         (BY_GAP, "overfitting", ["train/accuracy ends at 0.99", "val/accuracy at 0.8"]),
         (LOW, "underfitting", ["best accuracy is 0.550", "in training 0.560", "flat at 1.2"]),
@@ -94,7 +94,7 @@ def test_chance_depends_on_the_number_of_classes() -> None:
     assert diagnose(shape, 10, 0.8).kind == "underfitting"
 
 
-def test_learnt_by_heart_from_wrong_labels() -> None:
+def test_memorized_from_wrong_labels() -> None:
     found = diagnose(curves(towards(0.1, 0.9), [0.1] * 12, towards(2.3, 4.0)), 10, 0.1)
     assert found.kind == "not converging"
     assert any("memorizes" in text for text in found.evidence)
@@ -123,7 +123,7 @@ def test_perfect_and_constant_curves_divide_by_nothing() -> None:
 @pytest.mark.parametrize("name", CURVES)
 def test_curves_of_different_lengths_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="one value per epoch"):
-        diagnose({**LEARNT, name: []}, 10, 0.69)
+        diagnose({**LEARNED, name: []}, 10, 0.69)
 
 
 # Advice.
@@ -204,7 +204,7 @@ def test_advice_against_no_convergence() -> None:
     assert overlays(found) == ["init_he_normal", "batch_norm", "min_max", "clip_norm"]
 
 
-@pytest.mark.parametrize("shape", [LEARNT, MEMORIZED, LOW, JUMPING, CHANCE, BROKEN])
+@pytest.mark.parametrize("shape", [LEARNED, MEMORIZED, LOW, JUMPING, CHANCE, BROKEN])
 def test_advice_without_a_configuration(shape: dict[str, Sequence[float]]) -> None:
     for suggestion in diagnose(shape, 10, 0.69).advice:
         assert "optimizer" not in suggestion.options
@@ -323,7 +323,7 @@ def test_every_command_is_accepted(memorized: Path, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     from studies.training import complete_config
 
-    for shape in (LEARNT, MEMORIZED, LOW, JUMPING, CHANCE):
+    for shape in (LEARNED, MEMORIZED, LOW, JUMPING, CHANCE):
         commands = [r.command(str(path)) for r in diagnose(shape, 10, 0.69, config=config).advice]
         assert len(commands) > 2
         start = f"python train.py fit --config {path} "
