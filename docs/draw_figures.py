@@ -201,7 +201,7 @@ def signal(
     Args:
         images: float ``[N, 784]``.
         labels: int64 ``[N]``.
-        initializer: fills the weights; None keeps torch's own.
+        initializer: fills the weights; None keeps PyTorch's default.
         activation: follows every layer but the one that gives the logits.
     """
     torch.manual_seed(0)

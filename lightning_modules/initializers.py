@@ -1,7 +1,7 @@
 """Weight initialization: what the weights are before the first step.
 
 An initializer is called once with a module. It fills the weight of every convolution and linear
-layer and sets their biases to zero; normalization layers keep their own start (scale 1, shift 0).
+layer and sets their biases to zero; normalization layers keep theirs (scale 1, shift 0).
 """
 
 import math

@@ -26,7 +26,7 @@ class ComparisonSettings:
         base: configuration files of train.py, composed from left to right.
         variants: by name, what is added to the base: files, and single values as key=value; or a
             mapping whose base is there instead of the comparison's.
-        each: a pattern of files, e.g. configs/techniques/*/*.yaml; every one is a variant by itself.
+        each: a pattern of files, e.g. configs/techniques/*/*.yaml; every one is a variant.
         leave_out: names of variants of ``each`` that are none.
         budget: files and values for every run, the base's too; after the variant's, so that a
             variant cannot give itself more epochs.

@@ -15,7 +15,6 @@ from benchmarks.step import GRAY_28
 from lightning_modules import MLP, OptimizedCNN
 from lightning_modules.image_classifier import cpp_compiler
 
-GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
 
 SHORT = (
     "--trainer.max_epochs=1",

@@ -31,7 +31,7 @@ def test_links_resolve(page: Path) -> None:
             continue
         file, _, anchor = target.partition("#")
         path = (page.parent / file).resolve() if file else page
-        assert path.is_file(), target
+        assert path.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
             assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target

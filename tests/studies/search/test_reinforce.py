@@ -356,7 +356,7 @@ def test_a_draw_depends_on_the_choices_before_it() -> None:
     assert statistics.fmean(rewards[-30:]) > 0.8
 
 
-def test_blocks_share_what_is_learnt_and_the_state_tells_them_apart() -> None:
+def test_blocks_share_what_is_learned_and_the_state_tells_them_apart() -> None:
     """Four names of one kind, each with a right choice of its own."""
     right = "abba"
 
