@@ -67,6 +67,7 @@ def table(speeds: dict[str, list[float]], warm_ups: dict[str, list[float]]) -> s
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--network", choices=CONTESTANTS, default="cnn")
+    parser.add_argument("--contestants", nargs="+", help="some of them; all unless given")
     parser.add_argument("--turns", type=int, default=5, help="of each contestant")
     parser.add_argument("--images", type=int, default=25_600, help="per turn, after the warm-up")
     parser.add_argument("--root", default=str(ROOT / "data"))
@@ -76,6 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.images % 512:
         parser.error(f"--images is {options.images}; expected a multiple of 512, whole batches")
     among = CONTESTANTS[options.network]
+    if unknown := set(options.contestants or ()) - set(among):
+        parser.error(f"--contestants has {sorted(unknown)}; expected some of {list(among)}")
+    if options.contestants:
+        among = {name: among[name] for name in options.contestants}
     if not shutil.which(cpp_compiler()):
         among = {name: train for name, train in among.items() if "compiled" not in name}
     if options.one:

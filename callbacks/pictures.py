@@ -176,7 +176,7 @@ def confusion_figure(matrix: Tensor, names: list[str]) -> Any:
     figure = _figure(7.5, 7, "constrained")
     axes = figure.add_subplot()
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(names))
     axes.set_xticks(ticks, names, rotation=45, ha="right")
     axes.set_yticks(ticks, names)
@@ -215,7 +215,7 @@ def mistakes_figure(
         left = gap + (i % columns) * (side + gap)
         top = title + (i // columns) * (images.shape[-2] + title + gap)
         box = (left, left + side, top + images.shape[-2], top)
-        axes.imshow(image, cmap="gray", extent=box, aspect="auto")
+        axes.imshow(image.numpy(), cmap="gray", extent=box, aspect="auto")
         axes.text(
             left + side / 2,
             top - 1,

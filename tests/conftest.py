@@ -25,6 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The command lines first: their files take longest, and should not be what is left over."""
+    items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with both data sets, complete."""

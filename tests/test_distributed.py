@@ -139,6 +139,7 @@ leave_process_group()
 """
 
 
+@pytest.mark.slow
 def test_running_statistics_travel_before_validation_alone(data_root: Path, tmp_path: Path) -> None:
     """And with averages of the weights, it is the averaged statistics that do."""
     script = tmp_path / "counting.py"

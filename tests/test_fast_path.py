@@ -53,7 +53,7 @@ def trained(
                     *options,
                     f"--data.root={data_root}",
                     "--model.dropout=0",
-                    "--data.batch_size=128",
+                    "--data.batch_size=64",
                     f"--runs_dir={tmp_path}",
                     "--test_best=false",
                     "--trainer.max_epochs=1",

@@ -253,7 +253,9 @@ def test_a_failing_confirmation_is_reported(
 # The same again.
 
 
-@pytest.mark.parametrize("sampler", ["RandomSampler", "TPESampler"])
+@pytest.mark.parametrize(
+    "sampler", [pytest.param("RandomSampler", marks=pytest.mark.slow), "TPESampler"]
+)
 def test_an_interrupted_search_finds_what_an_uninterrupted_one_does(
     place: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +367,20 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.005)
 
 
+def test_a_killed_grid_goes_on(place: Path) -> None:
+    study = write("grid", **GRID)
+    process = start(study)
+    wait_for(lambda: states("grid").count("COMPLETE") >= 2, process)
+    process.kill()
+    process.communicate()
+    finished = [trial for trial in trials("grid") if trial.state.is_finished()]
+    assert 2 <= len(finished) < 9
+    search.main([study])
+    assert_whole_grid("grid")
+    assert [trials("grid")[trial.number] for trial in finished] == finished  # none ran again
+
+
+@pytest.mark.slow
 def test_a_grid_survives_kill_and_ctrl_c(place: Path) -> None:
     """Killed while it makes its study, in its first trials and later, then stopped as one does."""
     study = write("grid", **GRID)
@@ -409,6 +425,20 @@ def test_a_grid_survives_kill_and_ctrl_c(place: Path) -> None:
 # Several processes per trial.
 
 
+def test_a_trial_in_two_processes(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    two = {"devices": 2, "strategy": "ddp", "accelerator": "cpu", "limit_train_batches": 5}
+    Path("two.yaml").write_text(yaml.safe_dump({"trainer": two}))
+    base = ["base.yaml", "two.yaml"]
+    search.main(
+        [write("pair", base=base, sampler=GRID["sampler"], space={LR: {"choices": [0.01]}})]
+    )
+    assert capfd.readouterr().err == ""
+    (trial,) = trials("pair")
+    assert trial.value == max(trial.intermediate_values.values())
+    assert set(trial.intermediate_values) == {1, 2}
+
+
+@pytest.mark.slow
 def test_trials_in_two_processes(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One is good, one is pruned, one diverges; and the winner is confirmed in two processes."""
     two = {"devices": 2, "strategy": "ddp", "accelerator": "cpu", "limit_train_batches": 5}

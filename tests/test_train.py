@@ -291,7 +291,7 @@ def test_predictions_agree_with_the_test(
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on(tiny: Path, how: signal.Signals) -> None:
     # Long enough for the signal to meet it in the second epoch, on any machine.
-    steps = 600
+    steps = 300
     data = ["--data.train_fraction=1", "--data.batch_size=16"]
     args = ["fit", f"--config={tiny}", "--trainer.max_epochs=3", *data]
     args.append(f"--trainer.limit_train_batches={steps}")

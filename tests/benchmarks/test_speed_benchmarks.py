@@ -15,7 +15,6 @@ from benchmarks.step import GRAY_28
 from lightning_modules import MLP, OptimizedCNN
 from lightning_modules.image_classifier import cpp_compiler
 
-
 SHORT = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
@@ -66,18 +65,29 @@ def test_the_tutorials_rate_halves_after_six_epochs_without_gain() -> None:
     assert rates == [0.001] * 6 + [0.0005] * 2
 
 
-@pytest.mark.parametrize("network", throughput.CONTESTANTS)
+@pytest.mark.parametrize(
+    ("network", "contestants"),
+    [
+        ("mlp", ["plain Lightning", "train.py"]),
+        *(
+            pytest.param(network, list(every), marks=pytest.mark.slow, id=network)
+            for network, every in throughput.CONTESTANTS.items()
+        ),
+    ],
+)
 def test_throughput(
-    network: str, tmp_path: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
+    network: str,
+    contestants: list[str],
+    tmp_path: Path,
+    data_root: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     given = [f"--network={network}", f"--root={data_root}", f"--results={tmp_path}"]
-    throughput.main([*given, "--turns=1", "--images=512"])
-    speeds = report(tmp_path, f"throughput_{network}")["images_per_second"]
     expected = [
-        name
-        for name in throughput.CONTESTANTS[network]
-        if "compiled" not in name or shutil.which(cpp_compiler())
+        name for name in contestants if "compiled" not in name or shutil.which(cpp_compiler())
     ]
+    throughput.main([*given, "--turns=1", "--images=512", "--contestants", *expected])
+    speeds = report(tmp_path, f"throughput_{network}")["images_per_second"]
     assert list(speeds) == expected
     assert all(speed > 0 for each in speeds.values() for speed in each)
     shown = capfd.readouterr().out
@@ -105,24 +115,41 @@ def test_time_to_accuracy(tmp_path: Path, data_root: Path) -> None:
     assert f"| 1 | {theirs['accuracy'][0]:.4f} ± 0.0000 | {theirs['seconds']:.1f} |" in text
 
 
-def test_commands(tmp_path: Path, data_root: Path) -> None:
-    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--fits=1"]
+def test_throughput_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        throughput.main(["--network=mlp", "--contestants", "bare loop"])
+    assert "--contestants has ['bare loop']; expected some of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fits", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_commands(fits: int, tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", f"--fits={fits}"]
     commands.main([*given, *SHORT, "--trainer.limit_test_batches=1"])
     turns = report(tmp_path, "commands")["turns"]
-    assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, commands.FIT]
+    assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, *[commands.FIT][:fits]]
     for (turn,) in turns.values():
         assert turn["seconds"] > 0.5
         assert turn["MB"] > 0
     assert turns[commands.MLP][0]["seconds"] > turns[commands.IMPORT][0]["seconds"]
 
 
-def test_ddp(tmp_path: Path, data_root: Path) -> None:
-    ddp.main([f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--images=1024"])
+@pytest.mark.parametrize(
+    ("networks", "batches"),
+    [
+        (["tutorial"], ["256"]),
+        pytest.param(
+            ["tutorial", "configs/optimized_cnn.yaml"], ["256", "1024"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_ddp(networks: list[str], batches: list[str], tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--images=1024"]
+    ddp.main([*given, "--networks", *networks, "--batches", *batches])
     found = report(tmp_path, "ddp")["images_per_second"]
-    assert list(found) == ["tutorial", "configs/optimized_cnn.yaml"]
+    assert list(found) == networks
     text = (tmp_path / "ddp.md").read_text()
     for network, by_batch in found.items():
-        assert list(by_batch) == ["256", "1024"]
+        assert list(by_batch) == batches
         for batch, by_name in by_batch.items():
             (one,), (two,) = by_name.values()
             assert one > 0

@@ -51,6 +51,7 @@ def fit(
         max_epochs=epochs,
         limit_train_batches=3,
         limit_val_batches=1,
+        log_every_n_steps=1,
         logger=logger,
         callbacks=list(callbacks),
         enable_checkpointing=False,

@@ -61,7 +61,7 @@ def test_the_gpus_recipes_train_on_a_cpu_too(
 
 
 @pytest.mark.skipif(not shutil.which(cpp_compiler()), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("name", ["mlp", "baseline_cnn"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("baseline_cnn", marks=pytest.mark.slow)])
 def test_a_compiled_network_is_the_same_network(
     quick_fit: Callable[..., ExperimentCLI], name: str
 ) -> None:

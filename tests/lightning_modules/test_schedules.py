@@ -108,6 +108,8 @@ def test_an_open_length_is_the_runs_in_epochs(name: str, rates: Callable[..., li
     assert rates(schedule, interval="epoch") == pytest.approx(expected)
 
 
+# Lightning asks whether that is meant.
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
 def test_one_cycle_in_epochs_spans_the_epochs(rates: Callable[..., list[float]]) -> None:
     schedule = partial(cycle, pct_start=2 / 3)
     expected = [one_cycle(e, EPOCHS, pct=2 / 3) for e in range(EPOCHS) for _ in range(4)]

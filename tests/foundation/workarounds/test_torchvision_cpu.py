@@ -79,7 +79,14 @@ def test_a_second_declaration_is_none() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["lightning_modules", "datamodules", "callbacks", "diagnosis", "experiment", "studies"],
+    [
+        "datamodules",
+        "studies",  # which imports the others
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("lightning_modules", "callbacks", "diagnosis", "experiment")
+        ),
+    ],
 )
 def test_each_package_imports_in_a_fresh_process(module: str) -> None:
     done = python(f"import {module}")

@@ -20,7 +20,7 @@ model:
     optimizer: {class_path: torch.optim.SGD, init_args: {lr: RATE}}
 data:
   class_path: FashionMNISTDataModule
-  init_args: {root: ROOT, batch_size: 64, train_fraction: 0.2}
+  init_args: {root: ROOT, batch_size: 64, train_fraction: 0.1}
 """
 SMALL = ["--sample=0.5", "--workers=1"]
 
@@ -81,7 +81,7 @@ def test_from_a_poor_start_to_a_configuration(
     assert "#   lr=0.02: +" in text
     config = yaml.safe_load(text)
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.02
-    assert config["data"]["init_args"]["train_fraction"] == 0.2
+    assert config["data"]["init_args"]["train_fraction"] == 0.1
     train.main(["fit", "--config", str(folder / "advised.yaml"), "--trainer.fast_dev_run=true"])
     capfd.readouterr()
 

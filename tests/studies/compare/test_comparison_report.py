@@ -162,7 +162,7 @@ def dom(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report in a browser, after opening it with ``#<fragment>``."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium on PATH")
+        pytest.skip("there is no chromium in PATH: apt-get install chromium")
     folder = tmp_path_factory.mktemp("report")
     write_report(made(), folder, FACTS)
     page = folder / "report.html"
@@ -185,6 +185,7 @@ def dom(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return opened
 
 
+@pytest.mark.browser
 def test_page_in_a_browser(dom: Any) -> None:
     text = dom("sort=results:-4")
     body = re.findall(r'id="results".*?</table>', text, re.DOTALL)[0]

@@ -132,6 +132,7 @@ def start(*args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_two_machines_share_a_study_and_one_worker_is_killed(server: str, place: Path) -> None:
     """They start at once on an empty database; together they run as many trials as asked for."""
     options = ["--config=shared.yaml", f"--storage={server}"]

@@ -215,6 +215,8 @@ def test_killed_anywhere_while_taking(
     assert living.take() == trial._trial_id
 
 
+# Optuna's ask() does not know of the queue, which sends the heartbeats.
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed to be used")
 def test_a_running_trial_that_nobody_signed_is_taken(join: Callable[[], Queue]) -> None:
     queue = join()
     queue.study.ask()

@@ -214,7 +214,24 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes under /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="finds processes under /proc"
+)
+
+
+@needs_proc
+def test_a_killed_workers_trial_goes_to_another(place: Path) -> None:
+    process = start("--workers=2")
+    killed = wait_for(lambda: list(filter(lives, running())), process)
+    os.kill(killed[0], signal.SIGKILL)
+    out, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (0, "")
+    assert "9 trials: 9 completed." in out
+    assert_every_cell_once()
+
+
+@needs_proc
+@pytest.mark.slow
 def test_whatever_is_killed_every_cell_is_run_once(place: Path) -> None:
     # The parent is killed in the middle of its trials: its workers end by themselves.
     process = start("--workers=2")

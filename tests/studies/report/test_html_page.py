@@ -132,7 +132,7 @@ def names_in_order(tmp_path: Path) -> Callable[[str], list[str]]:
     """The table's first cells from top to bottom, after opening the page with ``#<fragment>``."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium on PATH")
+        pytest.skip("there is no chromium in PATH: apt-get install chromium")
     file = tmp_path / "page.html"
     headers = ["name", "n", "x", "mixed"]
     file.write_text(page(PageTable(headers, ROWS, "numbers")))
@@ -148,6 +148,7 @@ def names_in_order(tmp_path: Path) -> Callable[[str], list[str]]:
     return order
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(
     ("fragment", "expected"),
     [
