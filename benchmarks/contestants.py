@@ -211,7 +211,9 @@ def bare_loop(root: str, images: int) -> Timed:
     assert data.train_set is not None
     scaling = MinMaxScaling()
     scaling.fit(data.train_set.images)
-    model = OptimizedCNN(preprocessing=scaling, channels_last=True)
+    model = OptimizedCNN(
+        num_classes=10, image_shape=(1, 28, 28), preprocessing=scaling, channels_last=True
+    )
     model.to(memory_format=torch.channels_last)
     step = bfloat16_step(model, torch.optim.Adam(model.parameters(), lr=0.001, fused=True))
     return timed(data.train_dataloader(), step, images, BATCH_SIZE)

@@ -34,7 +34,9 @@ def turn(kept: bool, images: int) -> dict[str, dict[str, float]]:
             "benchmarks.malloc: error: this C library is not glibc: nothing to compare"
         )
     torch.manual_seed(0)
-    model = OptimizedCNN().to(memory_format=torch.channels_last)
+    model = OptimizedCNN(num_classes=10, image_shape=(1, 28, 28)).to(
+        memory_format=torch.channels_last
+    )
     train = bfloat16_step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
     data = torch.rand(images, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (images,))

@@ -59,9 +59,12 @@ class Work:
         scaling = MinMaxScaling()
         scaling.fit(train.images)
         model: Any = OptimizedCNN(
+            num_classes=10,
+            image_shape=(1, 28, 28),
             width=setting["width"],
             depth=setting["depth"],
             order="pool-norm-activation",
+            norm_hidden=True,
             hidden_size=256,
             dropout=0.2,
             preprocessing=scaling,

@@ -51,9 +51,15 @@ def kind_of(operator: str) -> str:
 def networks() -> dict[str, nn.Module]:
     """The tutorial's network, and that of our short recipe."""
     return {
-        "tutorial": OptimizedCNN(channels_last=True),
+        "tutorial": OptimizedCNN(num_classes=10, image_shape=(1, 28, 28), channels_last=True),
         "network of configs/optimized_cnn.yaml": OptimizedCNN(
-            channels_last=True, order="pool-norm-activation", hidden_size=256, dropout=0.2
+            num_classes=10,
+            image_shape=(1, 28, 28),
+            channels_last=True,
+            order="pool-norm-activation",
+            norm_hidden=True,
+            hidden_size=256,
+            dropout=0.2,
         ),
     }
 
