@@ -29,6 +29,7 @@ from diagnosis.reference import nearest_mean_accuracy
 from diagnosis.suggestions import Suggestion
 from experiment import cli
 from experiment.cli import ExperimentCLI
+from foundation.errors import UserError
 from foundation.checkout import technique
 
 REPOSITORY = Path(__file__).parents[2]
