@@ -29,8 +29,8 @@ from diagnosis.reference import nearest_mean_accuracy
 from diagnosis.suggestions import Suggestion
 from experiment import cli
 from experiment.cli import ExperimentCLI
-from foundation.errors import UserError
 from foundation.checkout import technique
+from foundation.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPOSITORY / "configs" / "baseline_cnn.yaml").read_text())
