@@ -30,6 +30,7 @@ from diagnosis.suggestions import Suggestion
 from experiment import cli
 from experiment.cli import ExperimentCLI
 from foundation.checkout import technique
+from foundation.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPOSITORY / "configs" / "baseline_cnn.yaml").read_text())
@@ -356,6 +357,17 @@ def test_runs_without_validation_get_none(
     assert finished_runs.report(run) == f"{run}: no diagnosis, nothing was validated"
 
 
+def test_the_tutorials_recipe_validates_nothing_and_tests_its_last_weights(
+    quick_fit: Callable[..., ExperimentCLI], tmp_path: Path
+) -> None:
+    cli = quick_fit("--config=configs/tutorial/optimized_cnn.yaml")
+    assert cli.datamodule.sizes == {"train": 60_000, "val": 0, "test": 10_000}
+    assert cli.run_summary.summary["test"]["test/accuracy"] > 0
+    run = tmp_path / "runs" / "tutorial" / "optimized_cnn" / "version_0"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert finished_runs.report(run) == f"{run}: no diagnosis, nothing was validated"
+
+
 def test_random_numbers_and_results_are_as_without_it(
     quick_fit: Callable[..., ExperimentCLI], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +421,10 @@ def test_without_the_data_a_reference_is_assumed(memorized: Path, tmp_path: Path
     (old / "config.yaml").write_text(yaml.safe_dump(config))
     assert as_written(finished_runs.diagnose_run(old))["kind"] == "overfitting"
     config["data"]["class_path"] = "no.such.DataModule"
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="does not say how many classes"):
+        finished_runs.diagnose_run(old)
+    config["model"]["init_args"]["num_classes"] = 10  # as older runs say
     (old / "config.yaml").write_text(yaml.safe_dump(config))
     assert as_written(finished_runs.diagnose_run(old))["kind"] == "overfitting"
     assert not (tmp_path / "nowhere").exists()

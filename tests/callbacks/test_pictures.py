@@ -122,3 +122,11 @@ def test_mistakes_figure_titles_each_image(count: int) -> None:
         left, right, bottom, top = shown.get_extent()
         assert text.get_position() == ((left + right) / 2, top - 1)
         assert bottom - top == right - left == 28
+
+
+def test_mistakes_in_color_are_shown_in_color() -> None:
+    images: Tensor = torch.randint(0, 256, (3, 3, 40, 56), dtype=torch.uint8)
+    label = torch.zeros(3, dtype=torch.int64)
+    figure = pictures.mistakes_figure(images, label + 1, label, torch.ones(3), ["cat", "dog"])
+    for shown, image in zip(figure.axes[0].images, images, strict=True):
+        assert torch.equal(torch.as_tensor(shown.get_array()), image.movedim(0, 2))

@@ -154,6 +154,10 @@ def test_train_fraction_draws_with_the_split_seed(loaded: Loaded) -> None:
     assert torch.equal(first, again)
 
 
+def test_val_size_may_be_a_share(loaded: Loaded) -> None:
+    assert loaded(val_size=0.1).sizes == {"train": 54_000, "val": 6_000}
+
+
 @pytest.mark.parametrize("size", [1, 10, 123, 59_999])
 def test_val_size_is_exact(loaded: Loaded, size: int) -> None:
     assert loaded(val_size=size).sizes == {"train": 60_000 - size, "val": size}
@@ -383,6 +387,8 @@ def test_on_device_the_images_are_where_the_training_is(loaded: Loaded) -> None:
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"eval_batch_size": -5}, "eval_batch_size is -5; expected at least 1"),
         ({"val_size": -1}, "val_size is -1; expected at least 0"),
+        ({"val_size": 2.5}, "val_size is 2.5; expected a whole number, or a share below 1"),
+        ({"val_size": 1e-6}, "val_size is 1e-06, none of the training set's 60000 images"),
         ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
         ({"on_device": True, "num_workers": 2}, "on_device goes with num_workers 0 .* is 2"),
         ({"on_device": True, "pin_memory": True}, "without pin_memory; .* pin_memory True"),

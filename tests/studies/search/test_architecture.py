@@ -92,7 +92,7 @@ def test_a_single_pixel_is_not_pooled() -> None:
     for number in range(6):
         params |= {**block(number, pool="pool"), f"net.{number}.next": "block"}
     trial = FixedTrial(params)
-    architecture = Architecture(max_blocks=6, channels=(16,)).suggest(trial, "net")
+    architecture = Architecture(max_blocks=6, channels=(16,), side=28).suggest(trial, "net")
     assert architecture.count("pool") == 4
     assert "net.3.pool" in trial.params
     assert "net.4.pool" not in trial.params
