@@ -2,6 +2,7 @@
 
 import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
+from callbacks.chosen_precision import ChosenPrecision
 from callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from callbacks.fit_diagnosis import FitDiagnosis
 from callbacks.pictures import Mistakes, TrainingImages
@@ -13,6 +14,7 @@ from callbacks.throughput import Throughput
 from callbacks.weight_averaging import ExponentialMovingAverage, StochasticWeightAveraging
 
 __all__ = [
+    "ChosenPrecision",
     "ExponentialMovingAverage",
     "FiniteLoss",
     "FitDiagnosis",

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -17,6 +16,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
 
+from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
@@ -279,7 +279,7 @@ def _files(name: str, paths: list[str] | str) -> list[str]:
     if name == "base" and not files:
         raise UserError("base is empty; expected at least one configuration of train.py")
     for path in files:
-        if not Path(path).is_file():
+        if not found(path).is_file():
             raise UserError(f"{name}: there is no file {path} (from {os.getcwd()})")
     return [f"--config={path}" for path in files]
 

@@ -60,7 +60,7 @@ def test_summary_describes_the_run(run: Path) -> None:
     assert (written["epochs"], written["steps"], written["processes"]) == (3, 18, 1)
     # 1→4 and 4→8 channels 3×3, 8·7·7→16, 16→10
     assert written["parameters"] == (9 * 4 + 4) + (36 * 8 + 8) + (392 * 16 + 16) + (16 * 10 + 10)
-    assert written["precision"] == "32-true"
+    assert written["precision"] == cli.trainer.precision
     assert written["versions"]["torch"] == torch.__version__
     assert written["versions"]["lightning"] == lightning.__version__
     assert 0 < written["seconds"] < 120
