@@ -6,11 +6,14 @@ Where a source has to fail or be counted, `SOURCES` is replaced by one that copi
 import functools
 import gzip
 import http.server
+import inspect
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
