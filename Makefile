@@ -38,7 +38,7 @@ check: .venv/installed
 	$(BIN)/mypy .
 
 data: .venv/installed
-	$(BIN)/python -m datamodules.sources
+	$(BIN)/python -m datamodules
 
 tensorboard: .venv/installed
 	$(BIN)/tensorboard --logdir runs $(ARGS)

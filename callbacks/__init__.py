@@ -2,7 +2,7 @@
 
 import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
-from callbacks.automatic_precision import AutomaticPrecision
+from callbacks.chosen_precision import ChosenPrecision
 from callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from callbacks.fit_diagnosis import FitDiagnosis
 from callbacks.pictures import Mistakes, TrainingImages
@@ -14,7 +14,7 @@ from callbacks.throughput import Throughput
 from callbacks.weight_averaging import ExponentialMovingAverage, StochasticWeightAveraging
 
 __all__ = [
-    "AutomaticPrecision",
+    "ChosenPrecision",
     "ExponentialMovingAverage",
     "FiniteLoss",
     "FitDiagnosis",

@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
@@ -13,9 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from callbacks.chosen_precision import ChosenPrecision
 from callbacks.throughput import Throughput
 from foundation.checkout import git_commit
+from foundation.run_folder import as_typed
 from foundation.whole_file import write
+
+Kind = TypeVar("Kind", bound=Callback)
 
 
 def _metrics(trainer: Trainer, *prefixes: str) -> dict[str, float]:
@@ -32,16 +36,63 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
+def _callback(trainer: Trainer, kind: type[Kind]) -> Kind | None:
+    found = (c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
+    return next(found, None)
+
+
+def _parameters(model: LightningModule) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _reason(trainer: Trainer) -> str | None:
+    """Why the precision was chosen; None where it was given."""
+    chosen = _callback(trainer, ChosenPrecision)
+    return chosen.reason or None if chosen else None
+
+
+def _data(trainer: Trainer) -> dict[str, Any]:
+    """Images by split, their shape and the classes: as far as the data module says."""
+    data = getattr(trainer, "datamodule", None)
+    found = {name: getattr(data, name, None) for name in ("sizes", "image_shape", "class_names")}
+    found["images"] = found.pop("sizes")
+    return {
+        name: value if isinstance(value, dict) else list(value)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def first_line(trainer: Trainer, model: LightningModule) -> str:
+    """Device, precision, parameters, images and the run's folder."""
+    kind, reason = model.device.type, _reason(trainer)
+    parts = [
+        kind if trainer.world_size == 1 else f"{kind}, {trainer.world_size} processes",
+        f"{trainer.precision} (chosen: {reason})" if reason else str(trainer.precision),
+        f"{_parameters(model):,} parameters",
+    ]
+    images = _data(trainer).get("images") or {}
+    if images:
+        parts.append(", ".join(f"{n:,} {split}" for split, n in images.items()) + " images")
+    if isinstance(trainer.logger, TensorBoardLogger):
+        parts.append(f"run {as_typed(Path(trainer.logger.log_dir))}")
+    return ", ".join(parts)
+
+
 class RunSummary(Callback):
     """Write ``summary.json`` into the run's folder, and the hyper-parameters to TensorBoard.
 
     The best epoch is the one that the checkpoint callback's monitor says.
 
+    Args:
+        announce: print what is trained where, in one line, before the first step.
+
     Attributes:
         summary: what the file holds; empty before ``fit`` or ``test`` ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: bool = False) -> None:
+        self.announce = announce
         self.summary: dict[str, Any] = {}
         self.best: dict[str, float] = {}
         self.seconds = 0.0
@@ -58,6 +109,8 @@ class RunSummary(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
+        if self.announce and trainer.is_global_zero:
+            print(first_line(trainer, pl_module), flush=True)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,18 +129,20 @@ class RunSummary(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
-        speed = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        speed = _callback(trainer, Throughput)
         self.summary = {
             "best": self.best,
             "final": _metrics(trainer, "train/", "val/"),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": self.seconds,
-            "images_per_second": speed.images / speed.seconds if speed.seconds else None,
-            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "images_per_second": speed.images / speed.seconds if speed and speed.seconds else None,
+            "parameters": _parameters(pl_module),
+            "data": _data(trainer),
             "device": _device_name(pl_module.device),
             "processes": trainer.world_size,
             "precision": trainer.precision,
+            "precision_reason": _reason(trainer),
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

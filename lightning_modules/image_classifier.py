@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -20,6 +21,7 @@ from torchmetrics.classification import (
 )
 
 from foundation.errors import UserError
+from foundation.monitor import mode_of
 from foundation.pixels import as_float
 from lightning_modules.initializers import Initializer
 from lightning_modules.optimizers import probe
@@ -49,7 +51,8 @@ class ImageClassifier(ShapedModule):
             OneCycleLR also none at all) stands for the whole run, in the unit of
             ``lr_scheduler_interval``; OneCycleLR's ``max_lr`` of -1 for the optimizer's own rate.
         lr_scheduler_interval: step the scheduler after every optimizer step or every epoch.
-        lr_scheduler_monitor: metric that ReduceLROnPlateau watches; unused by the others.
+        lr_scheduler_monitor: metric that ReduceLROnPlateau watches, in the mode that its name asks
+            for; unused by the others.
         preprocessing: fitted on the training images in ``setup("fit")``; None passes 0…1 on.
         initializer: applied in ``setup("fit")``, once, never over loaded weights; None keeps
             torch's defaults.
@@ -381,13 +384,18 @@ class ImageClassifier(ShapedModule):
                 f"the optimizer or the learning-rate schedule refused its arguments: {error}"
             ) from error
         self._schedule_lengths = schedule_lengths(scheduler)
+        # Lightning's own ReduceLROnPlateau brings its monitor along.
+        monitor = getattr(scheduler, "monitor", self.lr_scheduler_monitor)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            mode = mode_of(monitor, otherwise=scheduler.mode)
+            worst = float("-inf" if mode == "max" else "inf")
+            scheduler.load_state_dict({"mode": mode, "best": worst})
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
                 "scheduler": scheduler,
                 "interval": self.lr_scheduler_interval,
-                # Lightning's own ReduceLROnPlateau brings its monitor along.
-                "monitor": getattr(scheduler, "monitor", self.lr_scheduler_monitor),
+                "monitor": monitor,
             },
         }
 

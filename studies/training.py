@@ -56,6 +56,8 @@ class FitCLI(_FitOnlyCLI):
         SeveralProcesses: the training needs them, and this process is no child.
     """
 
+    announces = False
+
     def __init__(
         self,
         args: Sequence[str],

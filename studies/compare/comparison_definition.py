@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.parser import Parser
 from studies.settings import add_settings, check_least, listed, study_name
@@ -222,9 +223,9 @@ def fit_options(name: str, items: Any) -> list[str]:
     options = []
     for item in listed(items):
         text = str(item)
-        if "=" in text and not Path(text).is_file():
+        if "=" in text and not found(text).is_file():
             options.append(f"--{text}")
-        elif Path(text).is_file():
+        elif found(text).is_file():
             options.append(f"--config={text}")
         else:
             raise UserError(f"{name}: {text} is no file; expected one, or key=value")

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -20,6 +19,7 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
 
 from diagnosis.finished_runs import datamodule_of
+from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
@@ -294,7 +294,7 @@ def _files(name: str, paths: list[str] | str) -> list[str]:
     if name == "base" and not files:
         raise UserError("base is empty; expected at least one configuration of train.py")
     for path in files:
-        if not Path(path).is_file():
+        if not found(path).is_file():
             raise UserError(f"{name}: there is no file {path} (from {os.getcwd()})")
     return [f"--config={path}" for path in files]
 

@@ -10,11 +10,16 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.data import DataLoader, TensorDataset
 
 import train
+from callbacks import RunSummary
 from experiment.cli import ExperimentCLI
+from lightning_modules import BaselineCNN
 
 SMALL = ("--model=BaselineCNN", "--model.width=4", "--model.hidden_size=16")
 
@@ -60,7 +65,7 @@ def test_summary_describes_the_run(run: Path) -> None:
     assert (written["epochs"], written["steps"], written["processes"]) == (3, 18, 1)
     # 1→4 and 4→8 channels 3×3, 8·7·7→16, 16→10
     assert written["parameters"] == (9 * 4 + 4) + (36 * 8 + 8) + (392 * 16 + 16) + (16 * 10 + 10)
-    assert written["precision"] == "32-true"
+    assert written["precision"] in ("32-true", "bf16-mixed")
     assert written["versions"]["torch"] == torch.__version__
     assert written["versions"]["lightning"] == lightning.__version__
     assert 0 < written["seconds"] < 120
@@ -124,3 +129,21 @@ def test_without_a_logger_the_summary_stays_in_memory(
     assert set(cli.run_summary.summary["final"]) >= {"train/loss", "val/accuracy"}
     assert cli.run_summary.summary["steps"] == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_needs_no_other_callback(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8)
+    loader = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=4)
+    summary = RunSummary()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=TensorBoardLogger(tmp_path),
+        callbacks=[summary],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BaselineCNN(width=2), loader)
+    assert summary.summary["images_per_second"] is None
+    assert summary.summary["data"] == {}
+    assert summary.summary["steps"] == 2

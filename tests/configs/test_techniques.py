@@ -40,14 +40,14 @@ MEANINGLESS = {
     ("criss_cross_attention", "mlp"): "attention",
     ("instance_norm", "mlp"): "norm is 'instance'",
     ("local_response_norm", "mlp"): "norm is 'local_response'",
-    **{(name, "search/searched_cnn"): "activation" for name in OVERLAYS if "activation" in name},
-    **{(name, "search/searched_cnn"): "norm" for name in NORMS},
-    ("dropout", "search/searched_cnn"): "dropout",
-    ("deeper", "search/searched_cnn"): "depth",
-    ("wider", "search/searched_cnn"): "width",
-    ("kernel_5", "search/searched_cnn"): "kernel_size",
-    ("squeeze_excitation", "search/searched_cnn"): "attention",
-    ("criss_cross_attention", "search/searched_cnn"): "attention",
+    **{(name, "searched_cnn"): "activation" for name in OVERLAYS if "activation" in name},
+    **{(name, "searched_cnn"): "norm" for name in NORMS},
+    ("dropout", "searched_cnn"): "dropout",
+    ("deeper", "searched_cnn"): "depth",
+    ("wider", "searched_cnn"): "width",
+    ("kernel_5", "searched_cnn"): "kernel_size",
+    ("squeeze_excitation", "searched_cnn"): "attention",
+    ("criss_cross_attention", "searched_cnn"): "attention",
     ("deeper", "attention_net"): "depth",
     ("kernel_5", "attention_net"): "kernel_size",
     ("squeeze_excitation", "attention_net"): "attention",
@@ -112,7 +112,7 @@ SMALL = {
     "optimized_cnn": ("--model.width=2", "--model.hidden_size=4"),
     "mlp": ("--model.hidden_size=4",),
     "attention_net": ("--model.width=2", "--model.hidden_size=4"),
-    "search/searched_cnn": ("--model.architecture=conv2k3-relu-pool|fc4",),
+    "searched_cnn": ("--model.architecture=conv2k3-relu-pool|fc4",),
 }
 
 
@@ -137,18 +137,19 @@ def fit_stripes(model: str, overlay: str, *options: str) -> ExperimentCLI:
     )
 
 
-QUICK = {
+QUICK_STRIPES = {
     ("random_crop", "baseline_cnn"),
     ("standardize_pixels", "mlp"),
     ("cutmix", "optimized_cnn"),
+    ("zca_whitening", "attention_net"),
+    ("ema", "searched_cnn"),
 }
-QUICK |= {("zca_whitening", "attention_net"), ("ema", "searched_cnn")}
 
 
 @pytest.mark.parametrize(
     ("overlay", "model"),
     [
-        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.matrix)
+        pytest.param(*pair, marks=() if pair in QUICK_STRIPES else pytest.mark.matrix)
         for pair in itertools.product(OVERLAYS, SMALL)
     ],
 )

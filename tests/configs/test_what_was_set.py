@@ -45,7 +45,7 @@ def arguments(class_path: str) -> set[str]:
     names: set[str] = set()
     owners: Any = locate(class_path)
     for owner in inspect.getmro(owners):
-        names |= set(inspect.signature(owner.__init__).parameters)
+        names |= set(inspect.signature(owner.__init__).parameters)  # type: ignore[misc]
     return names
 
 

@@ -237,18 +237,17 @@ def test_reduce_on_plateau_lowers_the_rate_where_nothing_is_better(from_yaml: Ru
 
 @pytest.mark.parametrize("monitor", ["val/loss", "train/loss", "val/accuracy"])
 def test_reduce_on_plateau_watches_the_chosen_metric(monitor: str, from_yaml: Run) -> None:
-    schedule = {
-        "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
-        "init_args": {"mode": "max"},
-    }
+    schedule = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
     cli = from_yaml({"optimizer": SGD, "lr_scheduler": schedule, "lr_scheduler_monitor": monitor})
+    mode = "max" if monitor == "val/accuracy" else "min"
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.mode == mode  # type: ignore[union-attr]
     assert best(cli) == pytest.approx(cli.trainer.callback_metrics[monitor].item())
 
 
 def test_lightnings_reduce_on_plateau_brings_its_own_monitor(from_yaml: Run) -> None:
     schedule = {
         "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
-        "init_args": {"monitor": "train/accuracy", "mode": "max"},
+        "init_args": {"monitor": "train/accuracy"},
     }
     cli = from_yaml({"optimizer": SGD, "lr_scheduler": schedule})
     assert best(cli) == pytest.approx(cli.trainer.callback_metrics["train/accuracy"].item())
