@@ -1,4 +1,4 @@
-"""What trials are called and what they reached, in words."""
+"""Names, labels and results of trials for people."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a user sees while a study runs: a line per trial, the best so far, the estimated end."""
+"""Progress of a study: a line per trial, the best so far, the estimated end."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -34,7 +34,7 @@ NOT_A_FAILURE = (
 
 @dataclass
 class Outcome:
-    """How a trial ended.
+    """The end of a trial.
 
     Args:
         state: complete, pruned or failed.

@@ -1,4 +1,4 @@
-"""What the settings of every kind of study have in common."""
+"""Settings that every kind of study has."""
 
 from pathlib import Path
 

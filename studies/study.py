@@ -96,7 +96,7 @@ class StoredStudy(Generic[D]):
         return study, self.definition_type(**study.user_attrs["definition"])
 
     def save(self, storage: str | None, command: Sequence[str]) -> None:
-        """What :meth:`find` and :meth:`facts` need; no password goes into a file."""
+        """Write what :meth:`find` and :meth:`facts` need; no password goes into a file."""
         place = {
             "name": self.name,
             "storage": without_password(storage) if storage else None,
@@ -109,12 +109,12 @@ class StoredStudy(Generic[D]):
         write(self.folder / "study.yaml", yaml.safe_dump(place, sort_keys=False, width=1000))
 
     def facts(self) -> dict[str, str]:
-        """What a report says of how the study was last worked on."""
+        """Command, machine, versions and commit of the last work on the study."""
         place = yaml.safe_load((self.folder / "study.yaml").read_text())
         return {name: place[name] for name in ("command", "machine", "versions", "commit")}
 
     def runner(self, queue: Queue, kind: str) -> Runner:
-        """What runs the trials of one of the study's queues."""
+        """The runner of the trials of one of the study's queues."""
         raise NotImplementedError
 
     @property
@@ -213,7 +213,7 @@ def check_same(folder: Path, was: Any, now: Any, names: Sequence[str]) -> None:
 
 
 def _first_difference(name: str, was: Any, now: Any) -> str:
-    """Where two settings begin to differ, and how."""
+    """The first difference of two settings, in words."""
     if name in ("config", "full_config"):  # complete configurations
         was, now, name = config_keys(was), config_keys(now), ""
     if isinstance(was, dict) and isinstance(now, dict):

@@ -250,6 +250,25 @@ def test_a_failing_confirmation_is_reported(
     assert Path("runs/search/unlucky/winner.yaml").is_file()
 
 
+def test_a_schedule_of_the_confirmation_follows_the_training_loss(place: Path) -> None:
+    """The base's own looks at the validation accuracy, of which more is better."""
+    plateau = {
+        "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "init_args": {"mode": "max"},
+    }
+    model = {"init_args": {"lr_scheduler": plateau, "lr_scheduler_monitor": "val/accuracy"}}
+    Path("plateau.yaml").write_text(yaml.safe_dump({"model": model}))
+    base = ["base.yaml", "plateau.yaml"]
+    space = {LR: {"choices": [0.01]}}
+    search.main([write("follows", base=base, space=space, n_trials=1, confirmation_seeds=[0])])
+    for run in Path("runs/search/follows/confirmation").glob("*/seed_0"):
+        kept = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
+        assert kept["lr_scheduler_monitor"] == "train/loss"
+        assert kept["lr_scheduler"]["init_args"]["mode"] == "min"
+    best = yaml.safe_load(Path("runs/search/follows/best.yaml").read_text())["model"]["init_args"]
+    assert best["lr_scheduler"]["init_args"]["mode"] == "max"
+
+
 # The same again.
 
 

@@ -1,4 +1,4 @@
-"""The tuning loop that a tutorial teaches by hand: diagnose, try what is advised, keep what helps.
+"""Tuning by diagnosis: diagnose, try what is suggested, keep what helps.
 
 Forward selection on a small sample: each round diagnoses the present configuration, trains it with
 each suggestion of the diagnosis added, and keeps the best of those that validation shows to be
@@ -39,7 +39,7 @@ _DIVERGED = "diverged"
 
 @dataclass
 class AdviceSettings:
-    """Where tuning starts, and what it may cost.
+    """Start and budget of a tuning.
 
     Args:
         config: configuration files of train.py, composed from left to right, and single values as
@@ -106,7 +106,7 @@ def advise(settings: Namespace, command: Sequence[str]) -> None:
 
 @dataclass
 class _Candidate:
-    """What can be trained on the sample: its name in the study, and the whole configuration.
+    """A configuration to train on the sample, and its name in the study.
 
     Attributes:
         suggestion: what it adds to the candidate before; None for the start.
@@ -199,7 +199,7 @@ class _Tuning:
         self.conclude()
 
     def diagnose(self, number: int, row: Row) -> tuple[str, list[Suggestion]]:
-        """What the present configuration's runs show, and what is advised."""
+        """Diagnose the present configuration's runs, and collect the suggestions."""
         counts = Counter(run.diagnosis for run in row.runs if run.diagnosis)
         if not counts:
             reason = next((run.reason for run in row.failed), "its runs have no diagnosis")

@@ -210,7 +210,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
 
 
 def _outstanding(rows: Sequence[Row]) -> list[int]:
-    """Which rows to name, the most important ones first.
+    """Choose the rows to name, the most important ones first.
 
     The base, those that nothing else beats in both time and accuracy, the three best and worst,
     the slowest and the fastest; all where there are at most twelve.
@@ -330,7 +330,7 @@ def _place(row: Row, named: Sequence[str]) -> int:
 
 
 def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
-    """What each step of a chain added to the one before."""
+    """Draw what each step of a chain added to the one before."""
     groups = {
         group: of_group
         for group, of_group in _groups(rows).items()

@@ -60,7 +60,7 @@ def _listed(found: Sequence[Row]) -> str:
 
 
 def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
-    """What helped, what hurt and what showed no difference, a sentence each."""
+    """Sentences on what helped, what hurt and what showed no difference."""
     others = [row for row in table if not row.is_base]
     by_difference = sorted(others, key=lambda row: -(row.difference.mean if row.difference else 0))
     found = {
@@ -117,7 +117,7 @@ def _epochs(row: Row) -> str | None:
 
 
 def _cells(comparison: Comparison, row: Row) -> dict[str, Cell]:
-    """What a row shows, by header; only what the comparison has."""
+    """Cells of a row, by header; only what the comparison has."""
     cells: dict[str, Cell] = {"group": row.group} if comparison.groups != [""] else {}
     cells |= {
         "variant": row.variant,

@@ -92,7 +92,7 @@ class ComparisonRunner(Runner):
 
 
 def _diagnosed(summary: dict[str, Any]) -> dict[str, Any]:
-    """What ``summary.json`` says of the curves, for the trial's attributes."""
+    """The diagnosis in ``summary.json``, for the trial's attributes."""
     found = summary.get("diagnosis") or {}
     return {
         "diagnosis": found.get("kind"),
@@ -117,7 +117,7 @@ def _training_accuracy(cli: FitCLI) -> float:
 
 
 def collected(study: optuna.Study, definition: ComparisonDefinition) -> Comparison:
-    """What a comparison's study holds so far."""
+    """The runs that a comparison's study holds so far."""
     runs = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state in (TrialState.COMPLETE, TrialState.FAIL):

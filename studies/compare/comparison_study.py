@@ -45,7 +45,7 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
         return queue
 
     def collected(self) -> Comparison:
-        """What is known so far."""
+        """The runs so far."""
         return collected(*self.load())
 
     def train(self, queue: Queue, *, workers: int, lines: bool = True) -> None:
@@ -75,7 +75,7 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
 
 
 def _joined(was: ComparisonDefinition, now: ComparisonDefinition) -> ComparisonDefinition:
-    """What is asked for now, and after it what was there besides."""
+    """The definition of now, and after it what was there besides."""
     return replace(
         now,
         groups=list(dict.fromkeys([*now.groups, *was.groups])),

@@ -1,4 +1,4 @@
-"""What techniques changed, compared with a base over a few seeds that pair the runs.
+"""Statistics of paired runs: techniques against a base over a few seeds.
 
 A run's accuracy is what its variant reaches, plus what its seed does to every variant, plus a
 spread (a randomized block design, the seeds being the blocks). Three seeds say little about the
@@ -68,7 +68,7 @@ class Run:
     reason: str | None = None
 
     def value(self, name: str) -> float | None:
-        """What was measured; None where the run failed, or the number is missing or not finite."""
+        """A measured number; None where the run failed, or the number is missing or not finite."""
         value = self.measured.get(name)
         known = self.reason is None and value is not None and math.isfinite(value)
         return value if known else None
@@ -245,7 +245,7 @@ def prior(variances: ArrayLike, dfs: ArrayLike) -> tuple[float, float]:
 def spreads(
     reached: Mapping[Hashable, Mapping[int, float]],
 ) -> tuple[dict[Hashable, tuple[float, float]], float]:
-    """How much the runs of each variant spread beyond what a seed does to all of them.
+    """Spread of each variant's runs beyond what a seed does to all of them.
 
     Args:
         reached: by variant and seed; runs may be missing.

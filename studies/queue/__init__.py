@@ -1,1 +1,1 @@
-"""The queue of trials, and who works on it."""
+"""The queue of trials and its workers."""

@@ -73,7 +73,7 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def storage_reason(error: Exception) -> str:
-    """What a database said, in a line."""
+    """A database's message in a line."""
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
         error = error.__cause__  # type: ignore[assignment]
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
@@ -150,7 +150,7 @@ class Queue:
         ]
 
     def total(self) -> int:
-        """How many trials there will be."""
+        """Number of trials when all are done."""
         return len(self.unfinished()) + sum(trial.state.is_finished() for trial in self.trials())
 
     def _waiting(self) -> list[FrozenTrial]:

@@ -59,13 +59,11 @@ class PageTable:
 
     @property
     def columns(self) -> list[Column]:
-        known = [[row[i] for row in self.rows if row[i] is not None] for i in self._places]
-        numeric = [bool(column) and all(map(_is_number, column)) for column in known]
-        return list(map(Column, self.headers, numeric))
-
-    @property
-    def _places(self) -> range:
-        return range(len(self.headers))
+        columns = []
+        for i, header in enumerate(self.headers):
+            known = [row[i] for row in self.rows if row[i] is not None]
+            columns.append(Column(header, bool(known) and all(map(_is_number, known))))
+        return columns
 
 
 def _is_number(value: Cell) -> bool:

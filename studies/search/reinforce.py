@@ -24,7 +24,7 @@ def derived_seed(*parts: Any) -> int:
 
 
 class Kind(NamedTuple):
-    """What the controller knows of parameters of one kind with n choices.
+    """Weights of the controller for parameters of one kind with n choices.
 
     Attributes:
         asked: input that says that this kind is asked for, ``[hidden]``.

@@ -33,7 +33,7 @@ _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "m
 
 @dataclass
 class Objective:
-    """What a trial is judged by.
+    """The objective of a trial.
 
     Args:
         metric: of validation; a trial counts with its best epoch, as its checkpoint would.

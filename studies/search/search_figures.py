@@ -117,7 +117,7 @@ def _shades(trials: Sequence[FrozenTrial], maximized: bool) -> list[Any]:
 
 @dataclass
 class _Scale:
-    """Where a parameter's values lie on an axis.
+    """Places of a parameter's values on an axis.
 
     Attributes:
         place: gives a value's position; the logarithm for a parameter sampled in it.
@@ -171,7 +171,7 @@ def _names(study: Study) -> dict[str, str]:
 
 
 def history(study: Study) -> Figure | None:
-    """What each trial reached, and the best so far."""
+    """Draw what each trial reached, and the best so far."""
     if not _different(study):
         return None
     figure = canvas("Optimization history")
@@ -252,7 +252,7 @@ def parallel_coordinates(study: Study) -> Figure | None:
 
 
 def importances(study: Study) -> Figure | None:
-    """How much each parameter says about which trials are among the best, by PED-ANOVA."""
+    """Draw the importance of each parameter for being among the best, by PED-ANOVA."""
     shares = _importances(study)
     if not shares:
         return None
@@ -275,7 +275,7 @@ def importances(study: Study) -> Figure | None:
 
 
 def slices(study: Study) -> Figure | None:
-    """What the completed trials reached by each parameter."""
+    """Draw what the completed trials reached by each parameter."""
     trials, keys = _different(study), _shown(study)
     if not keys:
         return None
@@ -316,7 +316,7 @@ def slices(study: Study) -> Figure | None:
 
 
 def heat_map(study: Study) -> Figure | None:
-    """What each pair of values reached, for a study of exactly two parameters in a grid."""
+    """Draw what each pair of values reached, for a study of exactly two parameters in a grid."""
     trials = trials_of(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     keys = _varied(trials)
     if not _different(study) or len(keys) != 2:

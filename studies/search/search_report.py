@@ -46,7 +46,7 @@ def best_first(study: Study) -> list[FrozenTrial]:
 
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:
-    """What was set; of a trial that died before that was known, what was drawn."""
+    """Values that were set; of a trial that died before that was known, what was drawn."""
     return trial.user_attrs.get("values") or trial.params
 
 
@@ -70,7 +70,7 @@ def _definition(study: Study) -> dict[str, Any]:
 
 
 def summary(study: Study) -> list[str]:
-    """What was found and what it took, in a few plain sentences."""
+    """Result and cost of the search in a few plain sentences."""
     count = {state: len(trials_of(study, state)) for state in TrialState}
     ranked = best_first(study)
     if count[TrialState.COMPLETE]:
@@ -89,7 +89,7 @@ def summary(study: Study) -> list[str]:
 
 
 def _spent(study: Study) -> list[str]:
-    """What pruning and early stopping saved; failed trials are no saving and not counted."""
+    """Epochs that pruning and early stopping saved; failed trials are no saving and not counted."""
     definition = _definition(study)
     trials = trials_of(study, TrialState.COMPLETE, TrialState.PRUNED)
     each = definition.get("epochs", 0) * len(definition.get("seeds") or [0])
@@ -249,7 +249,7 @@ def _mean(values: Sequence[float | None]) -> tuple[str | None, int]:
 
 
 def confirmation_lines(confirmation: dict[str, Any] | None) -> list[str]:
-    """What the terminal says of it; see :func:`write_report`. Nothing where there is none."""
+    """Lines for the terminal; see :func:`write_report`. None without a confirmation."""
     if confirmation is None:
         return []
     means = {name: _mean(values) for name, values in confirmation["variants"].items()}
@@ -261,7 +261,7 @@ def confirmation_lines(confirmation: dict[str, Any] | None) -> list[str]:
 
 
 def _difference(difference: dict[str, Any]) -> str:
-    """Whether the winner is better than the base, in a sentence."""
+    """Difference between winner and base, and what it means, in a sentence."""
     mean, low, high, n = (difference.get(key) for key in ("mean", "low", "high", "n"))
     if mean is None:
         return "The difference between winner and base is unknown."

@@ -1,4 +1,4 @@
-"""The search space: which keys of a configuration vary, and over which values.
+"""The search space: keys of a configuration with the values that they may take.
 
 A study's ``space`` maps a configuration's keys to one of ::
 
@@ -37,7 +37,7 @@ _FIELDS = {
 
 
 class Values(Protocol):
-    """What one parameter may be."""
+    """The values of one parameter."""
 
     def suggest(self, trial: BaseTrial, name: str) -> Scalar:
         """Draw a value."""
@@ -49,7 +49,7 @@ class Values(Protocol):
         """Values that stand for all of them when the space is checked."""
 
     def cells(self) -> list[Scalar] | None:
-        """All values, for a grid; None where there is no end of them."""
+        """All values, for a grid; None where they are unbounded."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Parameter:
 
 
 class Space:
-    """What a study searches.
+    """The parameters of a search.
 
     Args:
         entries: as in a study's YAML, see this module's first lines.
@@ -228,7 +228,7 @@ class Space:
         return chosen
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Scalar]:
-        """What a trial with these Optuna parameters had chosen."""
+        """Values that a trial with these Optuna parameters had chosen."""
         return self.suggest(FixedTrial(dict(params)))
 
     def arguments(self, chosen: Mapping[str, Scalar]) -> list[str]:
@@ -241,14 +241,14 @@ class Space:
         """Every combination, each once.
 
         Raises:
-            UserError: a parameter has no end of values.
+            UserError: a parameter is unbounded.
         """
         columns = []
         for parameter in self.parameters:
             cells = parameter.values.cells()
             if cells is None:
                 raise UserError(
-                    f"space: {parameter.name} has no end of values, so there is no grid of them; "
+                    f"space: {parameter.name} is unbounded, so there is no grid of its values; "
                     "give it choices, or low, high and step"
                 )
             columns.append(cells)

@@ -103,6 +103,15 @@ def test_direction_comes_from_the_metric(metric: str, direction: str) -> None:
     assert defined(f"--objective.metric={metric}").direction == direction
 
 
+@pytest.mark.parametrize("key", ["data.init_args.val_size", "trainer.limit_val_batches"])
+def test_a_search_without_validation_is_refused(key: str) -> None:
+    section, _, rest = key.partition(".")
+    inner: Any = {rest: 0} if "." not in rest else {"init_args": {"val_size": 0}}
+    Path("blind.yaml").write_text(yaml.safe_dump({section: inner}))
+    with pytest.raises(UserError, match="is 0; a search is decided by validation images"):
+        defined("--proxy=blind.yaml")
+
+
 def test_direction_may_be_given() -> None:
     definition = defined("--objective.direction=minimize")
     assert (definition.direction, definition.better) == ("minimize", min)
@@ -308,7 +317,7 @@ def test_a_bad_space_is_refused(space: str, words: list[str]) -> None:
         ("--sampler null", ["sampler", "subclass of BaseSampler"]),
         ("--sampler MedianPruner", ["sampler", "no class MedianPruner", "TPESampler"]),
         ("--sampler PartialFixedSampler", ["PartialFixedSampler", "fixed_params, base_sampler"]),
-        ("--sampler GridSampler", [f"space: {DROPOUT} has no end of values"]),
+        ("--sampler GridSampler", [f"space: {DROPOUT} is unbounded"]),
         ("--sampler BruteForceSampler", ["sampler: optuna.samplers.BruteForceSampler", "step"]),
         ("--sampler QMCSampler --sampler.qmc_type dice", ["sampler", "QMCSampler", "dice"]),
         ("--pruner Foo", ["pruner: there is no class Foo; choose from", "HyperbandPruner"]),

@@ -127,7 +127,7 @@ def test_cells_of_one_parameter(entry: dict[str, Any], cells: list[Any]) -> None
     ],
 )
 def test_no_grid_of_what_has_no_end(entry: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^space: x has no end of values.*choices.*step$"):
+    with pytest.raises(UserError, match=r"^space: x is unbounded.*choices.*step$"):
         next(Space({"y": {"choices": [1]}, "x": entry}).cells())
 
 
