@@ -288,7 +288,9 @@ def test_predictions_agree_with_the_test(
 # Going on after an interruption.
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_an_interrupted_run_goes_on(tiny: Path, how: signal.Signals) -> None:
     # Long enough for the signal to meet it in the second epoch, on any machine.
     steps = 300

@@ -10,9 +10,10 @@ from benchmarks.malloc import CONTESTANTS, WORK, main
 from foundation.workarounds.glibc_malloc import keep_freed_memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is there on Linux only")
 def test_kept_memory_faults_no_pages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    main(["--turns=1", "--images=512", f"--results={tmp_path}"])
+    main(["--turns=1", "--images=1024", f"--results={tmp_path}"])
     shown = capfd.readouterr().out
     report = json.loads((tmp_path / "malloc.json").read_text())
     turns = {name: report["turns"][name][0] for name in CONTESTANTS}

@@ -102,6 +102,7 @@ def test_the_tutorials_run_learns(data_root: Path) -> None:
     assert 0.6 < found["accuracy"][0] < found["accuracy"][1] < 0.9
 
 
+@pytest.mark.slow
 def test_time_to_accuracy(tmp_path: Path, data_root: Path) -> None:
     given = [f"--root={data_root}", f"--results={tmp_path}", "--trainer.limit_test_batches=1"]
     time_to_accuracy.main([*given, "--seeds=1", "--epochs=1", "--images=64", *SHORT])

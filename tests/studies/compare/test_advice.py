@@ -40,6 +40,7 @@ def studied(name: str, part: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=f"{name}-{part}", storage=storage).trials
 
 
+@pytest.mark.slow
 def test_from_a_poor_start_to_a_configuration(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
