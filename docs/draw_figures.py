@@ -72,6 +72,7 @@ def configured(*names: str, options: tuple[str, ...] = ()) -> Namespace:
     parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     base = ["--model=BaselineCNN", "--model.preprocessing=MinMaxScaling"]
+    base += ["--model.num_classes=10", "--model.image_shape=[1,28,28]"]
     files = [f"--config={technique(name)}" for name in names]
     parsed = parser.parse_args([*base, "--data=FashionMNISTDataModule", *files, *options])
     return parser.instantiate(parsed)

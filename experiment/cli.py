@@ -354,4 +354,10 @@ class ExperimentCLI(LightningCLI):
     def _report(self, checkpoint: str) -> None:
         """Say what was reached, where it lies, what to type next."""
         if self.trainer.is_global_zero:
-            print_report(self, checkpoint)
+            print_report(
+                str(self.subcommand),
+                self.run_summary.summary,
+                self.trainer,
+                self.config[self.subcommand].runs_dir,
+                checkpoint,
+            )

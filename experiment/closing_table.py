@@ -1,21 +1,25 @@
 """The table that ends a command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lightning import Trainer
 
 from diagnosis.suggestions import Suggestion
 from foundation.run_folder import as_typed
 from foundation.run_logger import RunLogger
 
-if TYPE_CHECKING:
-    from experiment.cli import ExperimentCLI
 
-
-def print_report(cli: "ExperimentCLI", checkpoint: str) -> None:
+def print_report(
+    command: str, summary: dict[str, Any], trainer: Trainer, runs_dir: str, checkpoint: str
+) -> None:
     """Print a short table: what was reached, where it lies, what to type next.
 
     Args:
-        cli: whose command has ended.
+        command: that has ended: fit, validate or test.
+        summary: content of the run's ``summary.json``.
+        trainer: that did it.
+        runs_dir: folder of all runs.
         checkpoint: path of the one that was tested; empty for none.
     """
     # Costs a moment of start-up that only this needs.
@@ -23,31 +27,30 @@ def print_report(cli: "ExperimentCLI", checkpoint: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    summary = cli.run_summary.summary
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for name, value in _rows(cli, summary):
+    for name, value in _rows(command, summary, trainer):
         table.add_row(name, value)
     console = Console()
     console.print(table)
-    if cli.subcommand == "fit" and checkpoint:
+    if command == "fit" and checkpoint:
         short = as_typed(Path(checkpoint))
         console.print("next", style="bold")
-        for command in (
+        for line in (
             f"python train.py test --ckpt_path {short}",
             f"python train.py predict --ckpt_path {short}",
-            f"tensorboard --logdir {cli.config.fit.runs_dir}",
-            *_advice(cli, summary),
+            f"tensorboard --logdir {runs_dir}",
+            *_advice(summary, trainer),
         ):
-            console.print(f"  {command}", soft_wrap=True, highlight=False)
+            console.print(f"  {line}", soft_wrap=True, highlight=False)
 
 
-def _advice(cli: "ExperimentCLI", summary: dict[str, Any], most: int = 3) -> list[str]:
+def _advice(summary: dict[str, Any], trainer: Trainer, most: int = 3) -> list[str]:
     """The first commands that the diagnosis suggests, each below its reason."""
     if "diagnosis" not in summary:
         return []
-    config = as_typed(Path(cli.trainer.loggers[0].log_dir or "") / "config.yaml")
+    config = as_typed(Path(trainer.loggers[0].log_dir or "") / "config.yaml")
     advice = [Suggestion(**entry) for entry in summary["diagnosis"]["advice"]]
     commands = [
         (suggestion.why, suggestion.command(config)) for suggestion in advice if suggestion.options
@@ -55,25 +58,25 @@ def _advice(cli: "ExperimentCLI", summary: dict[str, Any], most: int = 3) -> lis
     return [line for why, command in commands[:most] for line in (f"# {why}", command)]
 
 
-def _rows(cli: "ExperimentCLI", summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(command: str, summary: dict[str, Any], trainer: Trainer) -> list[tuple[str, str]]:
     rows = []
-    if cli.subcommand == "fit" and summary.get("best"):
+    if command == "fit" and summary.get("best"):
         best = summary["best"]
         rows.append(("best epoch", f"{best['epoch']} of {summary['epochs']}"))
         rows += [(name, f"{best[name]:.4f}") for name in ("val/accuracy", "val/loss")]
-    elif cli.subcommand == "validate":
-        metrics = cli.trainer.callback_metrics.items()
+    elif command == "validate":
+        metrics = trainer.callback_metrics.items()
         rows += [(name, f"{value:.4f}") for name, value in metrics if name.startswith("val/")]
-    if cli.subcommand != "validate":
+    if command != "validate":
         rows += [(name, f"{value:.4f}") for name, value in summary.get("test", {}).items()]
-    if cli.subcommand == "fit" and summary:
+    if command == "fit" and summary:
         rows.append(("time", f"{summary['seconds']:.1f} s"))
         if summary["images_per_second"]:
             rows.append(("speed", f"{summary['images_per_second']:,.0f} images/s"))
         rows.append(("parameters", f"{summary['parameters']:,}"))
-    if cli.subcommand == "fit" and "diagnosis" in summary:
+    if command == "fit" and "diagnosis" in summary:
         found = summary["diagnosis"]
         rows.append(("diagnosis", f"{found['kind']}: {found['evidence'][0]}"))
-    if cli.trainer.loggers and isinstance(cli.trainer.logger, RunLogger):
-        rows.append(("run", as_typed(Path(cli.trainer.logger.log_dir))))
+    if trainer.loggers and isinstance(trainer.logger, RunLogger):
+        rows.append(("run", as_typed(Path(trainer.logger.log_dir))))
     return rows

@@ -1,5 +1,6 @@
 """What makes training fast changes nothing but the time: the same losses as a plain loop."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def trained(
                     *options,
                     f"--data.root={data_root}",
                     "--model.dropout=0",
-                    "--data.batch_size=64",
+                    "--data.batch_size=128",
                     f"--runs_dir={tmp_path}",
                     "--test_best=false",
                     "--trainer.max_epochs=1",
@@ -100,7 +101,9 @@ def test_the_losses_are_those_of_a_plain_loop(
     recorder = trained(*options)
     ours, plain = torch.tensor(recorder.losses), plain_losses(recorder)
     assert plain[-5:].mean() < 0.4 * plain[0]  # it learns
-    apart = (ours - plain).abs()
+    # He-uniform weights in the last layer, too, start above a guess's loss; differences with them.
+    scale = plain[0] / math.log(10)
+    apart = (ours - plain).abs() / scale
     assert apart[0] < first
     assert apart.max() < all_of_them
-    assert abs((ours - plain).mean()) < all_of_them / 4
+    assert abs((ours - plain).mean()) / scale < all_of_them / 4

@@ -97,9 +97,9 @@ class Architecture:
                 trial.suggest_categorical(f"{prefix}.norm", self.norms),
                 trial.suggest_categorical(f"{prefix}.activation", self.activations),
             ]
-            if side > 1:
+            if side >= 2:
                 words.append(trial.suggest_categorical(f"{prefix}.pool", self.pools))
-                side = side // 2 if words[-1] != "none" else side
+                side = side / 2 if words[-1] != "none" else side
             stages.append("-".join(word for word in words if word != "none"))
             last = block == self.max_blocks - 1
             if last or trial.suggest_categorical(f"{prefix}.next", ("block", "end")) == "end":

@@ -76,7 +76,8 @@ def test_counts_and_mistakes_are_those_of_the_model(
     record("confusion_figure")
     record("mistakes_figure")
     args = [f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", "--trainer.limit_test_batches=4"]
-    cli = train.main(["test", *args, "--data.eval_batch_size=300"])
+    args += ["--data.eval_batch_size=300", "--trainer.precision=32-true"]
+    cli = train.main(["test", *args])
 
     images, labels = (part[:1200] for part in FashionMNISTDataModule(str(data_root)).load(False))
     with torch.no_grad():

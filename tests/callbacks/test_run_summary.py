@@ -143,7 +143,8 @@ def test_it_needs_no_other_callback(tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(BaselineCNN(width=2), loader)
+    network = BaselineCNN(width=2, num_classes=10, image_shape=(1, 28, 28))
+    trainer.fit(network, loader)
     assert summary.summary["images_per_second"] is None
     assert summary.summary["data"] == {}
     assert summary.summary["steps"] == 2

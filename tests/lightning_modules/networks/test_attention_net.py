@@ -12,7 +12,7 @@ from lightning_modules import AttentionNet, CrissCrossAttention, SqueezeExcitati
 
 GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "mnist"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 # Channel attention over one channel has one unit: 1→1 and 1→1.
 SQUEEZE = (1 + 1) + (1 + 1)
@@ -141,7 +141,7 @@ def test_a_bad_value_is_refused_by_name(options: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize(
     ("name", "hidden_size", "lr"),
-    [("attention_net", 128, 0.001), ("attention_net_tuned", 256, 0.0005)],
+    [("attention_net", 128, 0.001), ("mnist/attention_net_tuned", 256, 0.0005)],
 )
 def test_the_configuration_has_the_tutorials_values(name: str, hidden_size: int, lr: float) -> None:
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
