@@ -1,4 +1,4 @@
-"""Whether the precision that is chosen where none is given is the faster one.
+"""Speed of the precision that is chosen where none is given, against both others.
 
     python -m benchmarks.precision
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m benchmarks.precision --emulated

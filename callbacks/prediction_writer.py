@@ -43,7 +43,7 @@ class PredictionWriter(BasePredictionWriter):
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        with open(partial, "w", newline="") as file:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["index", "class", "name", *(f"p({name})" for name in names)])
             for index, row in sorted(rows):

@@ -1,4 +1,4 @@
-"""What a run reached, as a file and as a closing table."""
+"""The results of a run, as a file."""
 
 import json
 import platform
@@ -46,21 +46,9 @@ def _parameters(model: LightningModule) -> int:
 
 
 def _reason(trainer: Trainer) -> str | None:
-    """Why the precision was chosen; None where it was given."""
+    """The reason for the chosen precision; None where it was given."""
     chosen = _callback(trainer, ChosenPrecision)
     return chosen.reason or None if chosen else None
-
-
-def _data(trainer: Trainer) -> dict[str, Any]:
-    """Images by split, their shape and the classes: as far as the data module says."""
-    data = getattr(trainer, "datamodule", None)
-    found = {name: getattr(data, name, None) for name in ("sizes", "image_shape", "class_names")}
-    found["images"] = found.pop("sizes")
-    return {
-        name: value if isinstance(value, dict) else list(value)
-        for name, value in found.items()
-        if value is not None
-    }
 
 
 def first_line(trainer: Trainer, model: LightningModule) -> str:
@@ -71,7 +59,7 @@ def first_line(trainer: Trainer, model: LightningModule) -> str:
         f"{trainer.precision} (chosen: {reason})" if reason else str(trainer.precision),
         f"{_parameters(model):,} parameters",
     ]
-    images = _data(trainer).get("images") or {}
+    images = getattr(getattr(trainer, "datamodule", None), "description", {}).get("images") or {}
     if images:
         parts.append(", ".join(f"{n:,} {split}" for split, n in images.items()) + " images")
     if isinstance(trainer.logger, TensorBoardLogger):
@@ -138,7 +126,7 @@ class RunSummary(Callback):
             "seconds": self.seconds,
             "images_per_second": speed.images / speed.seconds if speed and speed.seconds else None,
             "parameters": _parameters(pl_module),
-            "data": _data(trainer),
+            "data": getattr(getattr(trainer, "datamodule", None), "description", {}),
             "device": _device_name(pl_module.device),
             "processes": trainer.world_size,
             "precision": trainer.precision,

@@ -1,4 +1,4 @@
-"""How fast training is, in images per second."""
+"""The speed of training, in images per second."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is trained on: data sources, data sets in memory, LightningDataModules."""
+"""The data: sources, data sets in memory, LightningDataModules."""
 
 import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 

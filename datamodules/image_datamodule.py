@@ -1,5 +1,6 @@
 """The base of the data modules: splits, loaders, augmentation."""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,7 +85,7 @@ class ImageDataModule(LightningDataModule):
         ):
             if size < least:
                 raise ValueError(f"{name} is {size}; expected at least {least}")
-        if isinstance(val_size, float) and val_size >= 1 and not val_size.is_integer():
+        if not math.isfinite(val_size) or (isinstance(val_size, float) and val_size >= 1):
             raise ValueError(f"val_size is {val_size}; expected a whole number, or a share below 1")
         self.val_size = val_size
         if self.training_images is not None:
@@ -140,7 +141,7 @@ class ImageDataModule(LightningDataModule):
         raise NotImplementedError
 
     def _held_out(self, images: int) -> int:
-        """How many of so many training images validate.
+        """The number of validation images, of so many training images.
 
         Raises:
             UserError: all or, where some should, none.
@@ -173,7 +174,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint and a run's summary say of the data."""
+        """The facts of the data that a checkpoint and a run's summary keep."""
         return {
             "images": self.sizes,
             "image_shape": list(self.image_shape),
@@ -201,6 +202,7 @@ class ImageDataModule(LightningDataModule):
                 )
             self.train_set = self._data_set(images[train], labels[train])
             self.val_set = self._data_set(images[val], labels[val])
+        self._training_set = None  # where only its shape was asked for
         if stage in ("test", "predict", None) and self.test_set is None:
             self.test_set = self._data_set(*self._load(train=False))
 
@@ -213,6 +215,7 @@ class ImageDataModule(LightningDataModule):
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """:meth:`load`, damaged as asked for; the same pixels each time."""
         images, labels = self.load(train)
+        self._check(images, labels, "training" if train else "test")
         channels, height, width = images.shape[1:]
         self._image_shape = (channels, height, width)
         if self.missing_fraction or self.outlier_fraction:
@@ -223,12 +226,37 @@ class ImageDataModule(LightningDataModule):
             images[chance > 1 - self.missing_fraction] = float("nan")
         return images, labels
 
+    def _check(self, images: Tensor, labels: Tensor, name: str) -> None:
+        """Refuse what :meth:`load` must not return, before anything is trained on it.
+
+        Raises:
+            UserError: says what is wrong with which set, and what was expected.
+        """
+        wrong = ""
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            wrong = f"{type(images).__name__} and {type(labels).__name__}; expected two tensors"
+        elif images.ndim != 4 or not len(images):
+            wrong = f"images of shape {list(images.shape)}; expected [N, C, H, W], N at least 1"
+        elif images.dtype != torch.uint8:
+            wrong = f"images of {images.dtype}; expected torch.uint8, 0…255"
+        elif labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            wrong = f"labels of {labels.dtype}, shape {list(labels.shape)}; expected torch.int64, "
+            wrong += f"[{len(images)}]"
+        elif labels.min() < 0 or labels.max() >= self.num_classes:
+            wrong = f"labels from {labels.min()} to {labels.max()}; expected 0 to "
+            wrong += f"{self.num_classes - 1}, an index of class_names"
+        elif self._image_shape not in (None, tuple(images.shape[1:])):
+            wrong = f"images of {tuple(images.shape[1:])}, but the others are {self._image_shape}"
+        if wrong:
+            raise UserError(f"{type(self).__name__}.load: the {name} set has {wrong}")
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train_set, self.batch_size, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The validation images, in order; no loader where ``val_size`` is 0."""
         if self.val_size == 0:
-            raise UserError("there are no validation images: val_size is 0; expected at least 1")
+            return []
         return self._loader(self.val_set, self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:

@@ -1,4 +1,4 @@
-"""Where the MNIST family comes from: `fetch` puts a data set's four original files under a root.
+"""Sources of the MNIST family: `fetch` puts a data set's four original files under a root.
 
 The files already there are used as long as their SHA-256 matches; what is missing or damaged comes
 from the first of `SOURCES` that holds the originals: a Debian package installed on the system,

@@ -10,9 +10,11 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from datamodules.from_config import datamodule_of
 from diagnosis.curves import broken_off, read_curves
 from diagnosis.diagnosis import Diagnosis, diagnose
 from diagnosis.reference import nearest_mean_accuracy
+from foundation.checkout import find_own_modules
 from foundation.errors import UserError
 from foundation.run_folder import as_typed
 
@@ -65,20 +67,6 @@ def _mapping(path: Path, parse: Any) -> dict[str, Any]:
 _NO_DATA = (jsonargparse.ArgumentError, UserError, OSError, ValueError, TypeError)
 
 
-def datamodule_of(data: str) -> Any:
-    """The data module of a configuration, JSON; nothing is loaded."""
-    from lightning.pytorch.cli import LightningArgumentParser
-
-    from datamodules import ImageDataModule
-
-    config = json.loads(data)
-    for unused in ("augmentation", "mixing"):
-        config.get("init_args", {}).pop(unused, None)
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    return parser.instantiate(parser.parse_object({"data": config})).data
-
-
 @functools.lru_cache(maxsize=8)
 def _reference_of(data: str) -> float | None:
     """Accuracy of the nearest class mean for a configuration of the data; None without the data."""
@@ -121,6 +109,7 @@ def report(run: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    find_own_modules()
     parser = argparse.ArgumentParser(
         prog="train.py diagnose", description="Diagnose runs that are finished."
     )

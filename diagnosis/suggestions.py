@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from foundation.checkout import ROOT
-from foundation.run_folder import as_typed
+from foundation.run_folder import as_typed, program
 
 _OVERLAYS = "configs/techniques"
 # Where a search for the rate begins, by the optimizer: the rates of the overlays.
@@ -35,7 +35,7 @@ class Suggestion(NamedTuple):
         Args:
             config: path of the run's configuration.
         """
-        return f"python train.py fit --config {config} {self.typed}"
+        return f"{program('train.py')} fit --config {config} {self.typed}"
 
     @property
     def typed(self) -> str:

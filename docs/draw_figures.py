@@ -392,7 +392,7 @@ def seen(
 
 
 def fit_preprocessing(model: ImageClassifier, data: ImageDataModule) -> None:
-    """What ``trainer.fit`` does before its first step."""
+    """Do what ``trainer.fit`` does before its first step."""
     model.trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     model.setup("fit")
 
@@ -412,7 +412,7 @@ N, C, SIDE, CHANNEL = 4, 16, 2, 12
 
 
 def shared(name: NormName) -> Tensor:
-    """Which values have a say in one normalized value: bool ``[N, C, H·W]``.
+    """Mark the values that have a say in one normalized value: bool ``[N, C, H·W]``.
 
     For ``weight``, which values of a convolution's weight in one of its normed weights:
     bool ``[in, out, k·k]``.

@@ -36,7 +36,7 @@ HEAD = """\
 
 
 def header(overlay: Path) -> dict[str, str]:
-    """What an overlay's opening comment says: ``What``, and each of ``FIELDS``.
+    """The opening comment of an overlay, by field: ``What``, and each of ``FIELDS``.
 
     Raises:
         ValueError: a field is missing, empty or out of order.

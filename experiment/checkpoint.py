@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to a model."""
+"""The check that a checkpoint belongs to a model."""
 
 from pathlib import Path
 from typing import Any

@@ -235,7 +235,7 @@ class ExperimentCLI(LightningCLI):
         written = self.parser.written[self.config.subcommand]
         for name in ("early_stopping", "checkpoint"):
             # Nobody wants a high loss or a low accuracy: a changed monitor takes its mode along.
-            given = written.get(f"{name}.mode", "max")
+            given = written.get(f"{name}.mode", "min" if name == "early_stopping" else "max")
             options[name].mode = mode_of(str(options[name].monitor), otherwise=given)
 
     @override
@@ -265,7 +265,7 @@ class ExperimentCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def precision_callbacks(self) -> list[Callback]:
-        """What chooses the precision, where none is given."""
+        """The callback that chooses a precision, where none is given."""
         given = self.config_init[self.subcommand].trainer
         if given.precision is not None or given.plugins:
             return []
@@ -284,7 +284,7 @@ class ExperimentCLI(LightningCLI):
         return RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
 
     def own_callbacks(self) -> list[Callback]:
-        """What watches a run beside the callbacks that have options of their own."""
+        """The callbacks of every run, beside those that have options of their own."""
         given = self.config_init[self.subcommand].trainer
         own: list[Callback] = [Throughput(), FiniteLoss()]
         if self._keeps_checkpoints():
@@ -296,7 +296,7 @@ class ExperimentCLI(LightningCLI):
         return own
 
     def pictures(self) -> list[Callback]:
-        """What draws a run for TensorBoard."""
+        """The callbacks that draw a run for TensorBoard."""
         # Hooks on the layers would have a compiled network compiled once more.
         signals = [] if self.model.compiled else [SignalStatistics()]
         return [TrainingImages(), *signals, Mistakes()]

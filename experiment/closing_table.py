@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Trainer
 
 from diagnosis.suggestions import Suggestion
-from foundation.run_folder import as_typed
+from foundation.run_folder import as_typed, program
 from foundation.run_logger import RunLogger
 
 
@@ -38,8 +38,8 @@ def print_report(
         short = as_typed(Path(checkpoint))
         console.print("next", style="bold")
         for line in (
-            f"python train.py test --ckpt_path {short}",
-            f"python train.py predict --ckpt_path {short}",
+            f"{program('train.py')} test --ckpt_path {short}",
+            f"{program('train.py')} predict --ckpt_path {short}",
             f"tensorboard --logdir {runs_dir}",
             *_advice(summary, trainer),
         ):

@@ -1,4 +1,4 @@
-"""How ``train.py`` answers a command line."""
+"""The commands of ``train.py``, and its answers to mistakes."""
 
 import logging
 import sys
@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
 
 
 def leave_process_group() -> None:
-    """What a process of DDP does last, where all of them have come to their end.
+    """Leave the process group of DDP, where all processes have come to their end.
 
     One that exits while the group's threads run may abort, and takes the others along.
     """
@@ -74,7 +74,7 @@ def leave_process_group() -> None:
 
 
 def command() -> None:
-    """What ``python train.py …`` does."""
+    """Do what ``python train.py …`` asks for."""
     if sys.argv[1:2] == ["diagnose"]:
         from diagnosis import finished_runs
 

@@ -1,4 +1,4 @@
-"""What every part stands on: errors, files written whole, the parser, run folders.
+"""The ground of every part: errors, files written whole, the parser, run folders.
 
 Importing it makes torchvision importable beside a CPU-only torch.
 """

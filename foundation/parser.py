@@ -1,4 +1,4 @@
-"""What the command lines share: a parser that answers a mistake with one line."""
+"""The parser of all command lines, which answers a mistake with one line."""
 
 import inspect
 import re
@@ -92,7 +92,7 @@ class Parser(LightningArgumentParser):
             raise UserError(f"{cfg_path}: {error}") from error
 
     def _suggestion(self, text: str) -> str:
-        """What there is instead of a class or an option that there is not."""
+        """Name what exists in place of a class or an option that does not."""
         if match := re.match(r"(\w+): (there is no class|[\w.]+: (No module|module '))", text):
             hints = [getattr(a, "_typehint", None) for a in self._actions if a.dest == match[1]]
             bases = [base for hint in hints for base in get_args(hint) or (hint,)]

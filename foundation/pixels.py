@@ -1,4 +1,4 @@
-"""What pixels are: bytes in 0…255, or floats in 0…1."""
+"""Pixels: bytes in 0…255, or floats in 0…1."""
 
 import torch
 from torch import Tensor

@@ -5,12 +5,14 @@
 """
 
 import pickle
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from foundation.checkout import ROOT
 from foundation.errors import UserError
 
 CONFIG_KEY = "config"  # in a checkpoint: the YAML that made it
@@ -69,9 +71,19 @@ def experiment_name(configs: Sequence[Path]) -> str:
     for config in configs:
         path = config.resolve().with_suffix("")
         parts = path.parts
-        inside = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+        above = [i for i, part in enumerate(parts) if part == "configs"]
+        inside = parts[above[-1] + 1 :] if above else parts[-1:]
         names.append("/".join(inside) if not names else path.name)
     return "+".join(names)
+
+
+def program(name: str) -> str:
+    """``python train.py``, as one would type it here.
+
+    Args:
+        name: of the file in the checkout.
+    """
+    return f"python {shlex.quote(as_typed(ROOT / name))}"
 
 
 def as_typed(path: Path) -> str:

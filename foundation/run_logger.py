@@ -1,4 +1,4 @@
-"""Where a run writes: one folder, with TensorBoard events and metrics.csv."""
+"""The logger of a run's folder: TensorBoard events and metrics.csv."""
 
 import csv
 import os

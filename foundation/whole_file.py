@@ -9,7 +9,10 @@ def write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write at once
     try:
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with partial.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())  # or a crash may leave an empty file under the final name
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What is trained: the ImageClassifier base, the networks and their parts."""
+"""The models: the ImageClassifier base, the networks and their parts."""
 
 import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 

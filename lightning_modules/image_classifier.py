@@ -175,7 +175,7 @@ class ImageClassifier(ShapedModule):
         return images
 
     def training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimizes, a scalar. ``val/loss`` and ``test/loss`` never call this.
+        """The loss of training, a scalar. ``val/loss`` and ``test/loss`` never call this.
 
         Args:
             logits: float ``[N, num_classes]``.
@@ -400,7 +400,7 @@ class ImageClassifier(ShapedModule):
         }
 
     def _run_length(self) -> int:
-        """How often a scheduler will step in this run."""
+        """The number of scheduler steps in this run."""
         if self.lr_scheduler_interval == "epoch":
             length: float = self.trainer.max_epochs or -1
         else:
@@ -438,5 +438,5 @@ class ImageClassifier(ShapedModule):
 
 
 def cpp_compiler() -> str:
-    """What ``torch.compile`` calls for kernels of a CPU."""
+    """The compiler that ``torch.compile`` calls for kernels of a CPU."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

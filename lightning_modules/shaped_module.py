@@ -48,7 +48,7 @@ class ShapedModule(LightningModule):
 
     @property
     def input_shape(self) -> Shape:
-        """What the first layer takes, (channels, height, width)."""
+        """(channels, height, width) of what the first layer takes."""
         return self._known(self._input_shape, "input_shape")
 
     def _known(self, value: Any, name: str) -> Any:
@@ -111,11 +111,10 @@ class ShapedModule(LightningModule):
         Raises:
             UserError: nothing says what the images are.
         """
-        if not self._built:
-            datamodule: Any = getattr(self.trainer, "datamodule", None)
-            self.adapt(
-                getattr(datamodule, "image_shape", None), getattr(datamodule, "num_classes", None)
-            )
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        self.adapt(
+            getattr(datamodule, "image_shape", None), getattr(datamodule, "num_classes", None)
+        )
         if not self._built:
             raise UserError(
                 "nothing says what the images are: train with an ImageDataModule, or give "

@@ -78,7 +78,7 @@ def reached(trial: FrozenTrial) -> float | None:
 
 
 def failure(trial: FrozenTrial) -> str:
-    """Why a trial failed."""
+    """The reason for which a trial failed."""
     return str(trial.user_attrs.get("reason") or "no reason recorded")
 
 

@@ -163,7 +163,7 @@ def complete_config(args: Sequence[str]) -> str:
 
 
 def written_config(args: Sequence[str]) -> str:
-    """What the files and options of ``train.py fit`` write, as YAML, without any defaults.
+    """Compose what files and options of ``train.py fit`` write, as YAML, without any defaults.
 
     For what further options are to be put on: where one names another class, arguments that nobody
     wrote are then that class's own.

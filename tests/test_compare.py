@@ -228,3 +228,13 @@ def test_a_mistake_is_answered_in_a_line(
 ) -> None:
     assert message in fails(capsys, write("mistaken", **changed))
     assert not Path("runs").exists()
+
+
+def test_runs_of_one_comparison_have_one_precision_and_numbers_are_names(place: Path) -> None:
+    variants = {1: "model.init_args.dropout=0.1"}
+    compare.main([write("pinned", seeds=[0], variants=variants)])
+    configs = list(Path("runs/compare/pinned/runs").glob("**/config.yaml"))
+    assert {path.parents[1].name for path in configs} == {"base", "1"}
+    chosen = [yaml.safe_load(path.read_text())["trainer"]["precision"] for path in configs]
+    assert len(set(chosen)) == 1
+    assert chosen[0] in ("32-true", "bf16-mixed")

@@ -1,6 +1,7 @@
 """The house: what imports what, how long modules are, what classes are called."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,16 @@ def _names(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [alias.name for alias in node.names]
     return [node.attr] if isinstance(node, ast.Attribute) else []
+
+
+def test_docstrings_do_not_begin_as_questions() -> None:
+    asks = re.compile(r'^\s*"""(What|Whether|Which|Where|How|Who|Why|When)\b.*', re.MULTILINE)
+    found = [
+        f"{name}: {m[0].strip()}"
+        for name, p in MODULES.items()
+        for m in asks.finditer(p.read_text())
+    ]
+    assert found == []
 
 
 def test_there_is_no_utils() -> None:

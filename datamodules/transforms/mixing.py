@@ -81,7 +81,7 @@ class CutMix(Mixing):
         number, _, height, width = images.shape
 
         def inside(size: int) -> Tensor:
-            """Which of ``size`` positions the rectangle covers, bool ``[N, size]``."""
+            """Mark the positions that the rectangle covers, bool ``[N, size]``."""
             center = torch.rand(number, 1, device=images.device) * size
             half = size * (1 - share).sqrt()[:, None] / 2
             position = torch.arange(size, device=images.device) + 0.5

@@ -1,4 +1,4 @@
-"""What an activation is."""
+"""The type of an activation: a class or factory without arguments."""
 
 from collections.abc import Callable
 

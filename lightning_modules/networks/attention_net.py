@@ -23,7 +23,7 @@ class AttentionNet(ImageClassifier):
         hidden_size: units of the hidden layer.
         activation: class of the hidden layer's activation, e.g. ``torch.nn.GELU``.
         norm: normalization of the attended channels' input and after the hidden activation. See
-            :func:`lightning_modules.layers.hidden.norm_layer`.
+            :func:`lightning_modules.layers.norm.norm_layer`.
         dropout: probability of dropping a hidden unit, in [0, 1).
         kwargs: see :class:`ImageClassifier`.
 

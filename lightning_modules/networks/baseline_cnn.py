@@ -26,14 +26,14 @@ class BaselineCNN(ImageClassifier):
         hidden_size: units of the hidden layer.
         activation: class of the activation, e.g. ``torch.nn.GELU``.
         norm: normalization after every activation, or None for none. See
-            :func:`lightning_modules.layers.hidden.norm_layer`.
+            :func:`lightning_modules.layers.norm.norm_layer`.
         norm_hidden: whether the hidden layer is normalized too; the tutorial's is not.
         hidden_order: what follows the hidden layer, in which order.
         dropout: probability of dropping a hidden unit before the last layer, in [0, 1).
         order: what follows a convolution, in which order. Pooling first is the cheapest: what
             follows then has a quarter of the pixels.
         residual: how many convolutions with a shortcut follow in every block. See
-            :class:`lightning_modules.layers.hidden.Residual`.
+            :class:`lightning_modules.layers.residual.Residual`.
         attention: at the end of every block, or None for none. See
             :class:`lightning_modules.layers.attention.SqueezeExcitation` and
             :class:`lightning_modules.layers.attention.CrissCrossAttention`.

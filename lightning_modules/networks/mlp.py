@@ -22,7 +22,7 @@ class MLP(ImageClassifier):
         hidden_size: units of the hidden layer.
         activation: class of the activation, e.g. ``torch.nn.GELU``.
         norm: normalization after the activation. See
-            :func:`lightning_modules.layers.hidden.norm_layer`.
+            :func:`lightning_modules.layers.norm.norm_layer`.
         dropout: probability of dropping a hidden unit, in [0, 1).
         kwargs: see :class:`ImageClassifier`.
 

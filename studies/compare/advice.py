@@ -18,11 +18,11 @@ import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
-from diagnosis.finished_runs import datamodule_of
+from datamodules.from_config import datamodule_of
 from diagnosis.suggestions import Suggestion
 from foundation.errors import UserError
 from foundation.parser import Parser
-from foundation.run_folder import as_typed, experiment_name
+from foundation.run_folder import as_typed, experiment_name, program
 from foundation.whole_file import write
 from studies.compare.comparison_definition import ComparisonDefinition, fit_options
 from studies.compare.comparison_report import accuracy, results_table
@@ -293,8 +293,9 @@ class _Tuning:
         best = as_typed(path)
         self.print(f"config: {best}", f"report: {as_typed(folder / 'report.html')}")
         self.console.print("next", style="bold")
-        start = shlex.join(["python", "train.py", "fit", *self.start])
-        self.print(f"  {start if shown == 'refuted' else f'python train.py fit --config {best}'}")
+        fit = f"{program('train.py')} fit"
+        start = shlex.join(self.start)
+        self.print(f"  {fit} {start if shown == 'refuted' else f'--config {best}'}")
 
     # What they are made of.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from foundation.checkout import found
+from foundation.checkout import ROOT, found
 from foundation.errors import UserError
 from foundation.parser import Parser
 from studies.settings import add_settings, check_least, listed, study_name
@@ -69,6 +69,8 @@ class ComparisonDefinition:
         configs: complete configuration of each, YAML, by ``<group>/<variant>``.
         metric: what is compared, ``test/accuracy``; or ``val/accuracy``, and then the test images
             are not looked at.
+        precision: of every run whose configuration gives none; chosen once, where the comparison
+            began, so that no machine's own choice comes between runs.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ComparisonDefinition:
     variants: list[str]
     configs: dict[str, str]
     metric: str = "test/accuracy"
+    precision: str | None = None
 
     # What must not change while a comparison goes on; variants and seeds may be added.
     FIXED = ("chain", "keep_checkpoints", "metric")
@@ -173,14 +176,21 @@ def define(settings: Namespace) -> ComparisonDefinition:
 def _variants(settings: Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if settings.each is not None:
-        files = {Path(path).stem: path for path in sorted(glob(settings.each))}
+        files: dict[str, str] = {}
+        for path in sorted(glob(settings.each) or glob(str(ROOT / settings.each))):
+            if (name := Path(path).stem) in files:
+                raise UserError(
+                    f"each is {settings.each}, which matches {files[name]} and {path}; expected "
+                    "files with names of their own"
+                )
+            files[name] = path
         if not files:
             raise UserError(f"each is {settings.each}; no file matches")
         for name in settings.leave_out:
             if name not in files:
                 raise UserError(f"leave_out names {name}, which {settings.each} does not match")
         found = {name: path for name, path in files.items() if name not in settings.leave_out}
-    found |= settings.variants
+    found |= {str(name): items for name, items in settings.variants.items()}
     return found
 
 

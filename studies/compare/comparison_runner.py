@@ -46,6 +46,8 @@ class ComparisonRunner(Runner):
         config = definition.configs[f"{values['group']}/{values['variant']}"]
         options = [f"--config={config}", f"--seed_everything={values['seed']}"]
         keys = config_keys(config)
+        if keys["trainer.precision"] is None and definition.precision:
+            options.append(f"--trainer.precision={definition.precision}")
         if keys["trainer.max_steps"] != -1 or keys["trainer.limit_val_batches"] == 0:
             options.append("--early_stopping.strict=false")  # there may be no validation
         tested = definition.metric.startswith("test/")

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 from typing_extensions import override
 
+from callbacks.chosen_precision import choice
 from foundation.errors import UserError
 from studies.compare.comparison_definition import ComparisonDefinition, define
 from studies.compare.comparison_report import write_report
@@ -36,6 +38,8 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
             study = create_or_load(self.storage, self.name, "maximize")
             there = study.user_attrs.get("definition")
             cells = definition.cells()
+            precision = (there or {}).get("precision") or _precision_here()
+            definition = replace(definition, precision=precision)
             if there is not None:
                 _check_same(self.folder, ComparisonDefinition(**there), definition)
                 definition = _joined(ComparisonDefinition(**there), definition)
@@ -72,6 +76,12 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
     def runner(self, queue: Queue, kind: str) -> Runner:
         again = self.command("trial", queue, kind)
         return ComparisonRunner(queue, self.folder, again, self.environment)
+
+
+def _precision_here() -> str:
+    """The precision that a convolutional network would be given on this machine."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return choice(torch.device(device), convolutions=True)[0]
 
 
 def _joined(was: ComparisonDefinition, now: ComparisonDefinition) -> ComparisonDefinition:

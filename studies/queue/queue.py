@@ -220,7 +220,7 @@ class Queue:
                 self.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
     def _died(self, trial: FrozenTrial, stale: bool) -> bool:
-        """Whether a running trial's worker is dead.
+        """Tell whether a running trial's worker is dead.
 
         On this machine, where nobody holds its lock; elsewhere, where its last sign of life is old.
         """

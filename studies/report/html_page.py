@@ -125,8 +125,8 @@ def environment() -> Environment:
     found.filters["cell"] = shown
     found.globals |= {
         "zip": zip,
-        "style": Markup((_TEMPLATES / "page.css").read_text()),
-        "script": Markup((_TEMPLATES / "page.js").read_text()),
+        "style": Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
     }
     return found
 

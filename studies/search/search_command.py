@@ -1,5 +1,6 @@
 """Commands of ``search.py``."""
 
+from foundation.run_folder import program
 from studies.commands import print_found, show_parser
 from studies.search.search_definition import search_parser
 from studies.search.search_report import confirmation_lines, summary, trials_table
@@ -25,7 +26,7 @@ def _print(search: Search) -> None:
         search.folder,
         trials_table(study, limit=20),
         [*summary(study), *confirmation_lines(confirmed(search, study))],
-        [f"python train.py fit --config {config}" for config in configs if config.is_file()],
+        [f"{program('train.py')} fit --config {config}" for config in configs if config.is_file()],
     )
 
 

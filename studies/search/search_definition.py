@@ -18,7 +18,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from typing_extensions import override
 
-from diagnosis.finished_runs import datamodule_of
+from datamodules.from_config import datamodule_of
 from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.monitor import mode_of

@@ -8,17 +8,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from foundation.errors import UserError
-from foundation.monitor import mode_of
 from studies.names import short_names
 from studies.queue.queue import Queue
 from studies.runner import NOT_A_FAILURE, Outcome, Runner
 from studies.search.search_definition import SearchDefinition
 from studies.search.space import Space
-from studies.training import EpochReport, FitCLI, config_keys
+from studies.training import EpochReport, FitCLI
 
 # What a schedule such as ReduceLROnPlateau looks at where there is no validation.
 _MONITOR = "train/loss"
-_MODE = "model.init_args.lr_scheduler.init_args.mode"
 
 
 class TrialRunner(Runner):
@@ -107,8 +105,6 @@ class ConfirmationRunner(Runner):
             f"--model.init_args.lr_scheduler_monitor={_MONITOR}",
             "--test_best=true",
         ]
-        if _MODE in config_keys(config):
-            options.append(f"--{_MODE}={mode_of(_MONITOR)}")
         cli = FitCLI(options, self.run_folder(trial_id), keep=True, child=child)
         summary = cli.run_summary.summary
         attrs = {"epochs": summary.get("epochs"), "summary": summary}

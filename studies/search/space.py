@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from optuna.distributions import FloatDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
+from foundation.checkout import found
 from foundation.errors import UserError
 from studies.search.architecture import Architecture
 
@@ -165,7 +166,7 @@ class Parameter:
 
     @property
     def is_key(self) -> bool:
-        """Whether it is a key of the configuration; overlays have a name of their own."""
+        """True for a key of the configuration; overlays have a name of their own."""
         return not isinstance(self.values, Overlays)
 
 
@@ -320,12 +321,12 @@ def _overlays(entry: Any) -> Overlays:
     for choice in entry:
         paths = [] if choice in (None, "none") else choice if isinstance(choice, list) else [choice]
         for path in paths:
-            if not isinstance(path, str) or not Path(path).is_file():
+            if not isinstance(path, str) or not found(path).is_file():
                 raise ValueError(f"there is no file {path}")
         label = "+".join(Path(path).stem for path in paths) or "none"
         if label in texts:
             raise ValueError(f"overlays has two called {label}; expected every name once")
-        texts[label] = [Path(path).read_text() for path in paths]
+        texts[label] = [found(path).read_text(encoding="utf-8") for path in paths]
     return Overlays(texts)
 
 

@@ -42,7 +42,7 @@ def test_the_question_is_answered_at_once_and_draws_no_random_number(convolution
 
 def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     speed(monkeypatch, 2.0)
-    assert choice(CPU, True) == ("bf16-mixed", "bfloat16 is 2.0 times as fast here")
+    assert choice(CPU, True) == ("bf16-mixed", "bfloat16 is 2.00 times as fast here")
     speed(monkeypatch, 0.5)
     assert choice(CPU, True)[0] == "32-true"
     assert choice(torch.device("mps"), True)[0] == "32-true"

@@ -387,6 +387,8 @@ def test_on_device_the_images_are_where_the_training_is(loaded: Loaded) -> None:
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"eval_batch_size": -5}, "eval_batch_size is -5; expected at least 1"),
         ({"val_size": -1}, "val_size is -1; expected at least 0"),
+        ({"val_size": 1.0}, "val_size is 1.0; expected a whole number, or a share below 1"),
+        ({"val_size": float("nan")}, "val_size is nan; expected a whole number"),
         ({"val_size": 2.5}, "val_size is 2.5; expected a whole number, or a share below 1"),
         ({"val_size": 1e-6}, "val_size is 1e-06, none of the training set's 60000 images"),
         ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
@@ -443,3 +445,59 @@ def test_the_command_line_refuses_a_bad_value_with_its_name_and_no_traceback(
     assert stop.value.code == 2
     assert message in error
     assert "Traceback" not in error
+
+
+class Own(ImageDataModule):
+    """What a user writes: two classes of a few pixels, or something that is wrong."""
+
+    class_names = ("dark", "bright")
+
+    def __init__(self, wrong: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.wrong = wrong
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(20) % 2
+        images = torch.full((20, 3, 8, 8), 40, dtype=torch.uint8)
+        images[labels == 1] = 200
+        return self.wrong(images, labels, train) if self.wrong else (images, labels)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda i, y, train: (i.numpy(), y.numpy()), "ndarray and ndarray; expected two tensors"),
+        (
+            lambda i, y, train: (i[:, 0], y),
+            r"images of shape \[20, 8, 8\]; expected \[N, C, H, W\]",
+        ),
+        (lambda i, y, train: (i.float(), y), "images of torch.float32; expected torch.uint8"),
+        (lambda i, y, train: (i, y.int()), "labels of torch.int32, .*expected torch.int64"),
+        (lambda i, y, train: (i, y[:-1]), r"labels of torch.int64, shape \[19\]; .*\[20\]"),
+        (lambda i, y, train: (i, y + 1), "labels from 1 to 2; expected 0 to 1"),
+        (
+            lambda i, y, train: (i if train else i[..., :7], y),
+            r"the test set has images of \(3, 8, 7\), but the others are \(3, 8, 8\)",
+        ),
+    ],
+)
+def test_what_load_must_not_return_is_refused(wrong: Any, message: str) -> None:
+    module = Own(wrong, val_size=4)
+    with pytest.raises(UserError, match=message) as refused:
+        module.setup()
+    assert str(refused.value).startswith("Own.load: the t")
+
+
+def test_without_validation_plain_python_trains_too(tmp_path: Path) -> None:
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BaselineCNN(width=2, hidden_size=4), Own(val_size=0))
+    assert trainer.global_step == 1
+    with pytest.raises(UserError, match=r"image_shape is \(1, 28, 28\), but the data's images"):
+        trainer.fit(BaselineCNN(num_classes=2, image_shape=(1, 28, 28)), Own(val_size=0))

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from foundation.checkout import CONFIGS, ROOT, found
+from foundation.run_folder import program
+from studies.compare.comparison_definition import comparison_parser
+from studies.compare.comparison_definition import define as define_comparison
+from studies.search.search_definition import define as define_search
+from studies.search.search_definition import search_parser
 
 NETWORK = """
 import torch
@@ -83,3 +88,24 @@ def test_a_wheel_brings_no_modules(tmp_path: Path) -> None:
     install = ["pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
     subprocess.run([sys.executable, "-m", *install, str(wheel)], check=True)
     assert not list(target.rglob("*.py"))
+
+
+def test_studies_of_the_checkout_are_read_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    searched = search_parser().parse_args(["--config=configs/search/hyperband.yaml"])
+    assert "flip" in define_search(searched).space["augmentation"]["overlays"]
+    options = [
+        "--config=configs/compare/techniques.yaml",
+        "--each=configs/techniques/attention/*.yaml",
+    ]
+    compared = define_comparison(comparison_parser().parse_args(options))
+    assert compared.variants == ["base", "criss_cross_attention", "squeeze_excitation"]
+
+
+def test_what_to_type_next_works_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert program("train.py") == f"python {ROOT / 'train.py'}"
+    monkeypatch.chdir(ROOT)
+    assert program("train.py") == "python train.py"

@@ -133,7 +133,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_fit_initialises_with_the_gain_of_the_networks_activation(
+def test_fit_initializes_with_the_gain_of_the_networks_activation(
     data: FashionMNISTDataModule,
 ) -> None:
     for activation, gain in ((nn.ReLU, math.sqrt(2)), (nn.Tanh, 5 / 3)):
@@ -149,7 +149,7 @@ def test_fit_initialises_with_the_gain_of_the_networks_activation(
         assert model.head.get_parameter("1.bias").count_nonzero() == 0
 
 
-def test_weights_that_are_normed_are_initialised_too(data: FashionMNISTDataModule) -> None:
+def test_weights_that_are_normed_are_initialized_too(data: FashionMNISTDataModule) -> None:
     model = small(norm="weight", initializer=HeUniform())
     fit(model, data)
     bound = math.sqrt(2) * math.sqrt(3 / 196)
@@ -164,7 +164,7 @@ def test_without_an_initializer_torchs_weights_stay(data: FashionMNISTDataModule
     assert same(weights(model), before)
 
 
-def test_a_second_fit_does_not_initialise_again(data: FashionMNISTDataModule) -> None:
+def test_a_second_fit_does_not_initialize_again(data: FashionMNISTDataModule) -> None:
     model = small(initializer=HeUniform())
     before = weights(model)
     fit(model, data)
