@@ -147,6 +147,7 @@ def test_running_statistics_travel_before_validation_alone(data_root: Path, tmp_
     overlays = ("techniques/regularization/ema.yaml", "hardware/multi_cpu.yaml")
     configs = [f"--config={REPOSITORY / 'configs' / path}" for path in overlays]
     arguments = (*configs, *MODEL, *OPTIONS, f"--data.root={data_root}", "--test_best=false")
+    arguments = (*arguments, "--trainer.precision=32-true")  # as precise as what is compared
     output = start(
         *("fit", *arguments, "--trainer.num_sanity_val_steps=1"), folder=tmp_path, script=script
     )

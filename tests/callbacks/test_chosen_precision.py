@@ -84,7 +84,7 @@ def test_a_run_says_what_was_chosen_and_its_configuration_leaves_it_open(
 ) -> None:
     speed(monkeypatch, times)
     cli = quick_fit(BASE, batches=1)
-    reason = f"bfloat16 is {times} times as fast here"
+    reason = f"bfloat16 is {times:.2f} times as fast here"
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(
         f"cpu, {precision} (chosen: {reason}), 421,642 parameters, 55,000 train"
