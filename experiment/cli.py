@@ -80,6 +80,8 @@ class ExperimentCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_path: Path | None = None
+        given = sys.argv[1:] if args is None else args
+        self.asked = given[0] if given else ""
         keep_freed_memory()
         find_own_modules()
         super().__init__(
@@ -91,7 +93,7 @@ class ExperimentCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=Parser,
             auto_configure_optimizers=False,
-            args=sys.argv[1:] if args is None else args,
+            args=given,
         )
 
     @override
@@ -133,17 +135,20 @@ class ExperimentCLI(LightningCLI):
             }
         )
 
-    @staticmethod
     @override
-    def subcommands() -> dict[str, set[str]]:
-        """The arguments left out are set here: see ``_prepare_subcommand_kwargs``."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
+        """The one that is asked for, else all: each one's parser takes a moment to make.
+
+        The arguments left out are set here: see ``_prepare_subcommand_kwargs``.
+        """
         data = {"model", "dataloaders", "datamodule", "weights_only"}
-        return {
+        every = {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
             "validate": {*data, "verbose"},
             "test": {*data, "verbose"},
             "predict": {*data, "return_predictions"},
         }
+        return {self.asked: every[self.asked]} if self.asked in every else every
 
     @override
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -237,6 +242,12 @@ class ExperimentCLI(LightningCLI):
             # Nobody wants a high loss or a low accuracy: a changed monitor takes its mode along.
             given = written.get(f"{name}.mode", "min" if name == "early_stopping" else "max")
             options[name].mode = mode_of(str(options[name].monitor), otherwise=given)
+        model = options.model.init_args
+        schedule = model.get("lr_scheduler")
+        if schedule and schedule.class_path.endswith(".ReduceLROnPlateau"):
+            arguments = schedule.init_args
+            monitor = arguments.get("monitor", model.lr_scheduler_monitor)
+            arguments.mode = mode_of(str(monitor), otherwise=arguments.mode)
 
     @override
     def instantiate_classes(self) -> None:

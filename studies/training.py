@@ -28,16 +28,7 @@ class SeveralProcesses(Exception):
     """This training needs more than one process."""
 
 
-class _FitOnlyCLI(ExperimentCLI):
-    """``train.py`` with the one command: parsers of the others need not be made."""
-
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": ExperimentCLI.subcommands()["fit"]}
-
-
-class FitCLI(_FitOnlyCLI):
+class FitCLI(ExperimentCLI):
     """``train.py fit`` that prints and draws nothing, and writes into a given folder.
 
     Args:
@@ -136,7 +127,7 @@ class FitCLI(_FitOnlyCLI):
         """The study says what was reached."""
 
 
-class _ConfigCLI(_FitOnlyCLI):
+class _ConfigCLI(ExperimentCLI):
     """Parse the options of ``train.py fit`` and stop there."""
 
     @override

@@ -19,6 +19,7 @@ import yaml
 
 import train
 from datamodules import FashionMNISTDataModule
+from foundation.run_folder import program
 
 REPOSITORY = Path(__file__).parent.parent
 # Two short epochs, and all test images.
@@ -422,7 +423,7 @@ def test_default_fit_is_quiet_and_says_what_to_do_next(data_root: Path) -> None:
         assert re.search(rf"{name} +{values[name]:.4f}", process.stdout)
     assert re.search(rf"run +{run} *$", process.stdout, re.MULTILINE)
     for command_ in ("test", "predict"):
-        line = f"python train.py {command_} --ckpt_path {run}/checkpoints/best.ckpt"
+        line = f"{program('train.py')} {command_} --ckpt_path {run}/checkpoints/best.ckpt"
         assert line in process.stdout
     assert "tensorboard --logdir runs" in process.stdout
 

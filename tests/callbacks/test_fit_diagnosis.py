@@ -31,6 +31,7 @@ from experiment import cli
 from experiment.cli import ExperimentCLI
 from foundation.checkout import technique
 from foundation.errors import UserError
+from foundation.run_folder import program
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPOSITORY / "configs" / "baseline_cnn.yaml").read_text())
@@ -301,7 +302,7 @@ def test_high_rate_is_found_and_the_table_says_what_to_try(
     assert found["kind"] == "oscillating"
     table = re.sub(r"\s+", " ", printed)
     assert f"diagnosis oscillating: {found['evidence'][0][:20]}" in table
-    commands = re.findall(r"^  python train.py fit (.*)$", printed, re.MULTILINE)
+    commands = re.findall(rf"^  {program('train.py')} fit (.*)$", printed, re.MULTILINE)
     assert len(commands) == 3
     assert "momentum" in commands[1]
     # A command that was printed runs.
@@ -327,7 +328,7 @@ def test_every_command_is_accepted(memorized: Path, tmp_path: Path) -> None:
     for shape in (LEARNED, MEMORIZED, LOW, JUMPING, CHANCE):
         commands = [r.command(str(path)) for r in diagnose(shape, 10, 0.69, config=config).advice]
         assert len(commands) > 2
-        start = f"python train.py fit --config {path} "
+        start = f"{program('train.py')} fit --config {path} "
         assert all(command.startswith(start) for command in commands)
         options = " ".join(command.removeprefix(start) for command in commands)
         complete_config(["--config", str(path), *shlex.split(options)])

@@ -9,6 +9,7 @@ import yaml
 
 import compare
 import train
+from foundation.run_folder import program
 
 # A rate at which hardly anything is learned: the usual one is the suggestion.
 START = """
@@ -61,7 +62,7 @@ def test_from_a_poor_start_to_a_configuration(
     assert "\nstop: " in steps
     assert "confirmation: lr=0.02" in steps
     assert "confirmed: test accuracy 0." in steps
-    assert "python train.py fit --config runs/advise/slow/advised.yaml" in out
+    assert f"{program('train.py')} fit --config runs/advise/slow/advised.yaml" in out
 
     # The test images are looked at in the confirmation only.
     sample = studied("slow", "sample")
