@@ -58,16 +58,14 @@ def table(speeds: Speeds) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--networks", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="images a step")
     parser.add_argument("--turns", type=int, default=3, help="of each")
     parser.add_argument("--images", type=int, default=30_720, help="per epoch")
     parser.add_argument("--root", default=str(ROOT / "data"))
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     options = parser.parse_args(arguments)
     speeds: Speeds = {
-        network: {batch: {name: [] for name in CONTESTANTS} for batch in options.batches}
-        for network in options.networks
+        network: {batch: {name: [] for name in CONTESTANTS} for batch in BATCHES}
+        for network in CONFIGS
     }
     for _ in range(options.turns):
         for network, by_batch in speeds.items():

@@ -386,6 +386,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on(place: Path) -> None:
     study = write("grid", **GRID)
     process = start(study)

@@ -65,14 +65,12 @@ def test_the_tutorials_rate_halves_after_six_epochs_without_gain() -> None:
     assert rates == [0.001] * 6 + [0.0005] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "contestants"),
     [
-        ("mlp", ["plain Lightning", "train.py"]),
-        *(
-            pytest.param(network, list(every), marks=pytest.mark.slow, id=network)
-            for network, every in throughput.CONTESTANTS.items()
-        ),
+        pytest.param(network, list(every), id=network)
+        for network, every in throughput.CONTESTANTS.items()
     ],
 )
 def test_throughput(
@@ -95,6 +93,7 @@ def test_throughput(
         assert f"| {name} | " in shown
 
 
+@pytest.mark.slow
 def test_the_tutorials_run_learns(data_root: Path) -> None:
     torch.manual_seed(0)
     found = tutorial_run(str(data_root), epochs=2, images=3200)
@@ -122,35 +121,27 @@ def test_throughput_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--contestants has ['bare loop']; expected some of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fits", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_commands(fits: int, tmp_path: Path, data_root: Path) -> None:
-    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", f"--fits={fits}"]
+@pytest.mark.slow
+def test_commands(tmp_path: Path, data_root: Path) -> None:
+    given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--fits=1"]
     commands.main([*given, *SHORT, "--trainer.limit_test_batches=1"])
     turns = report(tmp_path, "commands")["turns"]
-    assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, *[commands.FIT][:fits]]
+    assert list(turns) == [commands.IMPORT, commands.HELP, commands.MLP, commands.FIT]
     for (turn,) in turns.values():
         assert turn["seconds"] > 0.5
         assert turn["MB"] > 0
     assert turns[commands.MLP][0]["seconds"] > turns[commands.IMPORT][0]["seconds"]
 
 
-@pytest.mark.parametrize(
-    ("networks", "batches"),
-    [
-        (["tutorial"], ["256"]),
-        pytest.param(
-            ["tutorial", "configs/optimized_cnn.yaml"], ["256", "1024"], marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_ddp(networks: list[str], batches: list[str], tmp_path: Path, data_root: Path) -> None:
+@pytest.mark.slow
+def test_ddp(tmp_path: Path, data_root: Path) -> None:
     given = [f"--root={data_root}", f"--results={tmp_path}", "--turns=1", "--images=1024"]
-    ddp.main([*given, "--networks", *networks, "--batches", *batches])
+    ddp.main(given)
     found = report(tmp_path, "ddp")["images_per_second"]
-    assert list(found) == networks
+    assert list(found) == ["tutorial", "configs/optimized_cnn.yaml"]
     text = (tmp_path / "ddp.md").read_text()
     for network, by_batch in found.items():
-        assert list(by_batch) == batches
+        assert list(by_batch) == ["256", "1024"]
         for batch, by_name in by_batch.items():
             (one,), (two,) = by_name.values()
             assert one > 0

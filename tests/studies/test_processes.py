@@ -71,7 +71,7 @@ def python(code: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("what", ["search", "comparison"])
+@pytest.mark.parametrize("what", ["search", pytest.param("comparison", marks=pytest.mark.slow)])
 def test_a_worker_imports_no_matplotlib(place: Path, what: str) -> None:
     search = what == "search"
     Path("study.yaml").write_text(yaml.safe_dump(SEARCH if search else COMPARISON))
