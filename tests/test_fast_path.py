@@ -91,7 +91,9 @@ def plain_losses(recorder: Recorder) -> Tensor:
     ("options", "first", "all_of_them"),
     [
         (("--model.channels_last=true",), 1e-4, 0.06),
-        (("--config=configs/hardware/cpu_bf16.yaml",), 0.01, 0.06),
+        pytest.param(
+            ("--config=configs/hardware/cpu_bf16.yaml",), 0.01, 0.06, marks=pytest.mark.slow
+        ),
     ],
     ids=["float32", "bfloat16"],
 )

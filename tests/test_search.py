@@ -445,6 +445,7 @@ def test_a_grid_survives_kill_and_ctrl_c(place: Path) -> None:
 # Several processes per trial.
 
 
+@pytest.mark.slow
 def test_a_trial_in_two_processes(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     two = {"devices": 2, "strategy": "ddp", "accelerator": "cpu", "limit_train_batches": 5}
     Path("two.yaml").write_text(yaml.safe_dump({"trainer": two}))

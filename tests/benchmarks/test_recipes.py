@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_writes_a_table_and_every_runs_summary(data_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.recipes", "configs/mlp.yaml", "--seeds=1"]
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]

@@ -71,6 +71,7 @@ def test_draws(name: str, tmp_path: Path, data_root: Path, capsys: Any) -> None:
     check_png(output / f"{name}.png")
 
 
+@pytest.mark.slow
 def test_draws_preprocessing(tmp_path: Path, data_root: Path) -> None:
     figure = draw_figures.preprocessing(data_root, train_fraction=0.01)
     draw_figures.save(figure, tmp_path / "preprocessing.png")
