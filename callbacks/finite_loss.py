@@ -56,8 +56,8 @@ class FiniteLoss(Callback):
     def _stop(self, trainer: Trainer, name: str, loss: Tensor) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rates = ", ".join(f"{rate:g}" for rate in sorted({group["lr"] for group in groups}))
-        saved = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-        kept = saved[0].best_model_path if saved else ""
+        saved = [c.path for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
+        kept = next(filter(None, saved), None)
         raise NonFiniteLossError(
             f"{name} is {loss.item()} at step {trainer.global_step} (epoch "
             f"{trainer.current_epoch}, learning rate {rates}); "

@@ -83,16 +83,19 @@ class RunSummary(Callback):
         self.announce = announce
         self.summary: dict[str, Any] = {}
         self.best: dict[str, float] = {}
+        self.final: dict[str, float] = {}
         self.seconds = 0.0
         self._start = 0.0
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self.seconds + time.perf_counter() - self._start}
+        seconds = self.seconds + time.perf_counter() - self._start
+        return {"best": self.best, "final": self.final, "seconds": seconds}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
+        self.best, self.final = state_dict.get("best", {}), state_dict.get("final", {})
+        self.seconds = state_dict["seconds"]
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,12 +118,20 @@ class RunSummary(Callback):
             self.best = now
 
     @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.final = _metrics(trainer, "train/", "val/") or self.final
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.final = _metrics(trainer, "train/", "val/") or self.final
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
         speed = _callback(trainer, Throughput)
         self.summary = {
             "best": self.best,
-            "final": _metrics(trainer, "train/", "val/"),
+            "final": self.final,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": self.seconds,
@@ -184,4 +195,4 @@ class RunSummary(Callback):
             hparams.pop("_instantiator", None)
             chosen[group] = {"class_path": hparams.pop("_class_path", None), **hparams}
         metrics = {f"reached/{name}": value for name, value in reached.items()}
-        trainer.logger.log_hyperparams(chosen, metrics)  # type: ignore[union-attr]
+        trainer.logger.log_hyperparams(chosen, metrics, trainer.global_step)  # type: ignore

@@ -8,12 +8,14 @@ from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
 from foundation.run_folder import CONFIG_KEY
+from foundation.whole_file import write
 
 
 class SaveConfig(SaveConfigCallback):
     """Save the configuration of a ``fit`` in its run's folder and in every checkpoint.
 
-    So a run can be repeated, and a checkpoint that was moved still knows what it is.
+    So a run can be repeated, and a checkpoint that was moved still knows what it is. A run that is
+    resumed keeps its old one until it does go on.
     """
 
     @override
@@ -21,32 +23,25 @@ class SaveConfig(SaveConfigCallback):
         self.config = self.config.clone()
         self.config.ckpt_path = None  # repeating a run that was resumed starts at its start
         self.text = self.parser.dump(self.config, skip_none=False)
-        self.overwrite = True  # a resumed run says what it was resumed with
-        if stage == "fit" and trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._save(trainer, again=False)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path:
+            self._save(trainer, again=True)
+
+    def _save(self, trainer: Trainer, again: bool) -> None:
+        if not trainer.loggers:
+            return
+        folder = trainer.log_dir  # which every process has to ask for
+        assert folder is not None
+        path = Path(folder, self.config_filename)
+        if trainer.is_global_zero and (again or not path.exists()):
+            write(path, self.text)
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.text
-
-    @override
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Tell the checkpoint callbacks where the run's folder is now; it may have been moved."""
-        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-        if folder is None:
-            return
-
-        def here(path: str) -> str:
-            return str(Path(folder, Path(path).name)) if path else path
-
-        for state in checkpoint.get("callbacks", {}).values():
-            if "best_model_path" in state:
-                state["dirpath"] = folder
-                for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
-                    state[name] = here(state[name])
-                best = state["best_k_models"]
-                state["best_k_models"] = {here(path): score for path, score in best.items()}

@@ -66,12 +66,29 @@ class SignalStatistics(Callback):
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._write(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"layers": self.layers, "statistics": self.statistics}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.layers, self.statistics = state_dict["layers"], state_dict["statistics"]
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # TensorBoard takes positions for steps, and forgets those that a resumed run does again.
+        self._write(trainer, trainer.global_step)
+
+    def _write(self, trainer: Trainer, first: int = 0) -> None:
+        """Write the curves from a position on."""
         writer = tensorboard_writer(trainer)
         if writer is None:
             return
         for kind, by_layer in self.statistics.items():
             for position, name in enumerate(self.layers):
-                if name not in by_layer:  # a frozen layer has no gradient
+                if name not in by_layer or position < first:  # a frozen layer has no gradient
                     continue
                 mean, std = by_layer[name]
                 writer.add_scalar(f"signal/{kind}_mean", mean, position)

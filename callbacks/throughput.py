@@ -36,6 +36,14 @@ class Throughput(Callback):
         return sum(self.epochs)
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "images": self.images}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs, self.images = state_dict["epochs"], state_dict["images"]
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         self._epoch_images = 0

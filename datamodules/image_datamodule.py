@@ -10,10 +10,16 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.image_dataset import ImageDataset, already_collated, stratified_split
+from datamodules.image_dataset import (
+    EpochSampler,
+    ImageDataset,
+    already_collated,
+    stratified_split,
+)
 from datamodules.transforms.mixing import Mixing
 from foundation.errors import UserError
 from foundation.pixels import as_float
+from foundation.seeds import derived_seed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -132,6 +138,7 @@ class ImageDataModule(LightningDataModule):
         self.drop_last = drop_last
         self._image_shape: tuple[int, int, int] | None = None
         self._training_set: tuple[Tensor, Tensor] | None = None  # loaded, but not yet split
+        self._order_seed = 0  # of the training images' order, equal in all processes
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
         self.test_set: ImageDataset | None = None
@@ -188,6 +195,9 @@ class ImageDataModule(LightningDataModule):
         return {name: len(data) for name, data in sets.items() if data is not None}
 
     def setup(self, stage: str | None = None) -> None:
+        if stage == "fit" and self.trainer is not None:
+            seed = derived_seed(torch.initial_seed(), "order")
+            self._order_seed = self.trainer.strategy.broadcast(seed)
         if stage in ("fit", "validate", None) and self.train_set is None:
             images, labels = self._training_set or self._load(train=True)
             self._training_set = None
@@ -272,7 +282,9 @@ class ImageDataModule(LightningDataModule):
         if data is None:
             raise RuntimeError("the data is not loaded yet: call prepare_data() and setup() first")
         sampler: Sampler[int] | None = None
-        if not shuffle and self.trainer is not None and self.trainer.world_size > 1:
+        if shuffle and self.trainer is not None:
+            sampler = EpochSampler(data, self.trainer, self._order_seed)
+        elif self.trainer is not None and self.trainer.world_size > 1:
             # Lightning's own choice would repeat images to even out the processes, and so count
             # some of them twice in the metrics.
             sampler = UnrepeatedDistributedSampler(
@@ -284,14 +296,21 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(
             data,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and sampler is None,
             sampler=sampler,
+            generator=torch.Generator(),  # a loader's first draw would shift the run's own numbers
             drop_last=shuffle and self.drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
             collate_fn=already_collated,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order_seed": self._order_seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._order_seed = state_dict["order_seed"]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment and mix training batches, where they are: every image draws its own numbers."""

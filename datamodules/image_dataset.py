@@ -1,11 +1,14 @@
 """A data set of images that answers a whole batch of indices at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+from typing_extensions import override
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -35,6 +38,28 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         chosen = torch.as_tensor(indices, device=self.images.device)
         return self.images[chosen], self.labels[chosen]
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffle by seed and epoch alone, so that a resumed run goes on in the same order.
+
+    Each process gets its share, as from :class:`DistributedSampler`.
+
+    Args:
+        data: what is sampled.
+        trainer: whose epochs they are.
+        seed: of all processes.
+    """
+
+    def __init__(self, data: Dataset[Any], trainer: Trainer, seed: int) -> None:
+        super().__init__(data, trainer.world_size, trainer.global_rank, seed=seed)
+        self._trainer = trainer
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        # Lightning would tell it only after a resumed run's first loader has begun.
+        self.set_epoch(self._trainer.current_epoch)
+        return super().__iter__()
 
 
 def already_collated(batch: Any) -> Any:

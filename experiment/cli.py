@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
@@ -33,9 +34,10 @@ from callbacks.chosen_precision import ChosenPrecision
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.save_config import SaveConfig
 from datamodules import ImageDataModule
-from experiment.checkpoint import check_fits
+from experiment.checkpoint import check_fits, finished, mark, restarted_run, run_that_goes_on
 from experiment.closing_table import print_report
 from foundation.checkout import find_own_modules
+from foundation.checkpoint_io import WholeCheckpointIO
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
@@ -173,6 +175,9 @@ class ExperimentCLI(LightningCLI):
         """Let a checkpoint bring its own configuration where the command line gives none."""
         super().parse_arguments(parser, self._with_checkpoint_config(list(args)))
         options = self.config[self.config.subcommand]
+        experiment = Path(options.runs_dir, self._experiment(options))
+        if self.config.subcommand == "fit" and (last := restarted_run(experiment)):
+            self._read_checkpoint(str(last), options.runs_dir, None)
         if options.ckpt_path and self.checkpoint is None:
             self._read_checkpoint(options.ckpt_path, options.runs_dir, self._experiment(options))
         if self.config.subcommand != "fit" and self.checkpoint is None:
@@ -270,8 +275,12 @@ class ExperimentCLI(LightningCLI):
             kwargs["logger"] = self.make_logger()
         if given.profiler is None:
             kwargs["profiler"] = NoProfiler()
+        if not given.plugins:
+            kwargs["plugins"] = [WholeCheckpointIO()]
         self.run_summary = RunSummary(announce=self.announces)
-        first = [self.run_summary, *self.precision_callbacks()]
+        first: list[Callback] = [self.run_summary, *self.precision_callbacks()]
+        if self._keeps_checkpoints() and self.subcommand == "fit":
+            first.append(LastCheckpoint(self.config.fit.checkpoint.dirpath))
         self.trainer_defaults = {"callbacks": [*first, *self.own_callbacks()]}
         return super().instantiate_trainer(**kwargs)
 
@@ -289,17 +298,23 @@ class ExperimentCLI(LightningCLI):
             return False  # predictions.csv is all there is to write
         options = self.config[self.subcommand]
         options.experiment = self._experiment(options)
-        run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
-        # A checkpoint's run goes on, or gets its test results, in its own folder.
-        place = (run.parents[1], run.parent.name, run.name) if run else None
-        return RunLogger(*map(str, place or (options.runs_dir, options.experiment)))
+        if self.subcommand == "fit":
+            run = run_that_goes_on(self.checkpoint_path)
+        else:  # test results lie with the run's others
+            run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
+        if run is None:
+            logger = RunLogger(options.runs_dir, options.experiment)
+        else:
+            step = (self.checkpoint or {})["global_step"] if self.subcommand == "fit" else None
+            logger = RunLogger(str(run.parents[1]), run.parent.name, run.name, step)
+        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            mark(Path(logger.log_dir))
+        return logger
 
     def own_callbacks(self) -> list[Callback]:
         """The callbacks of every run, beside those that have options of their own."""
         given = self.config_init[self.subcommand].trainer
         own: list[Callback] = [Throughput(), FiniteLoss()]
-        if self._keeps_checkpoints():
-            own.append(LastCheckpoint(self.config[self.subcommand].checkpoint.dirpath))
         if given.enable_progress_bar is not False:
             own.append(ProgressBar())
         if given.logger in (None, True) and self.subcommand != "predict":
@@ -330,7 +345,32 @@ class ExperimentCLI(LightningCLI):
             idle += [EarlyStopping, ModelCheckpoint]  # there is no best epoch without validation
             config["limit_val_batches"] = 0
         kept = [callback for callback in callbacks if not isinstance(callback, tuple(idle))]
-        return super()._instantiate_trainer(config, kept)
+        trainer = super()._instantiate_trainer(config, kept)
+        # Before averages take the place of the weights, and before the next epoch's clock starts.
+        trainer.callbacks.sort(key=lambda c: not isinstance(c, RunSummary | LastCheckpoint))  # type: ignore[attr-defined]
+        return trainer
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, unless a fit goes on in a run that is finished."""
+        run = run_that_goes_on(self.checkpoint_path) if subcommand == "fit" else None
+        if run is not None:
+            assert self.checkpoint is not None
+            trainer = self.trainer
+            done = finished(self.checkpoint, run, trainer.max_epochs or -1, trainer.max_steps)
+            if done:
+                if trainer.is_global_zero:
+                    print(f"{as_typed(run)} is finished: {done}")
+                return
+        super()._run_subcommand(subcommand)
+
+    def before_fit(self) -> None:
+        """Say what is gone on from."""
+        if self.checkpoint is not None and self.announces and self.trainer.is_global_zero:
+            assert self.checkpoint_path is not None
+            path, epochs = as_typed(self.checkpoint_path), self.checkpoint["epoch"]
+            new = "" if run_that_goes_on(self.checkpoint_path) else ", in a new run"
+            print(f"going on from {path}, after {epochs} epochs{new}", flush=True)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, once, and say what was reached."""
@@ -343,6 +383,7 @@ class ExperimentCLI(LightningCLI):
                 weights_only=True,
                 verbose=False,
             )
+        self.run_summary.add(self.trainer, {"finished": True})
         self._report(best)
 
     def after_validate(self) -> None:

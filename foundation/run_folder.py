@@ -26,17 +26,31 @@ def run_folder(checkpoint: Path) -> Path | None:
 
 
 def newest_checkpoint(runs_dir: Path, experiment: str | None, name: str) -> Path:
-    """The newest ``<name>.ckpt`` (best or last) of an experiment, or of all of them (None).
+    """``<name>.ckpt`` (best or last) of the newest run of an experiment, or of all (None).
+
+    The newest is the one that was begun or resumed last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run, or the newest has no such checkpoint; names the others.
     """
     folder = runs_dir / experiment if experiment else runs_dir
-    found = folder.glob(f"{'' if experiment else '**/'}version_*/checkpoints/{name}.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise UserError(f"--ckpt_path {name}: no {name}.ckpt of any run under {folder}; fit first")
-    return newest
+    runs = list(folder.glob("version_*/" if experiment else "**/version_*/"))
+    if not runs:
+        raise UserError(f"--ckpt_path {name}: there is no run under {folder}; fit first")
+
+    def begun(run: Path) -> float:
+        config = run / "config.yaml"
+        return (config if config.exists() else run).stat().st_mtime
+
+    runs.sort(key=begun, reverse=True)
+    found = [path for run in runs if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
+    if found[:1] and found[0].is_relative_to(runs[0]):
+        return found[0]
+    others = ", ".join(map(as_typed, found[:3])) or "none has one: fit first"
+    raise UserError(
+        f"--ckpt_path {name}: the newest run, {as_typed(runs[0])}, has no {name}.ckpt; name one: "
+        f"{others}"
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

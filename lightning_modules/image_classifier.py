@@ -23,6 +23,7 @@ from torchmetrics.classification import (
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.pixels import as_float
+from foundation.seeds import derived_seed, seed_all
 from lightning_modules.initializers import Initializer
 from lightning_modules.optimizers import probe
 from lightning_modules.preprocessing import Preprocessor
@@ -120,6 +121,7 @@ class ImageClassifier(ShapedModule):
         self.channels_last = channels_last
         self.compiled = compiled
         self._schedule_lengths: list[dict[str, int]] | None = None
+        self._seed = 0  # of a fit's random numbers, equal in all processes
         # In the state_dict, so that weights which were loaded count as initialized. A float, which
         # averages of weights leave whole, and which follows the model's dtype.
         self.register_buffer("initialized", torch.tensor(0.0))
@@ -198,6 +200,7 @@ class ImageClassifier(ShapedModule):
             self.to(memory_format=torch.channels_last)
         if stage != "fit":
             return
+        self._seed = self.trainer.strategy.broadcast(torch.initial_seed())
         if self.compiled and self._compiled_call_impl is None:
             self._compile()
         if not self.initialized:
@@ -265,11 +268,6 @@ class ImageClassifier(ShapedModule):
                     f"({restored} instead of {self._schedule_lengths}): resume with the "
                     "--trainer.max_epochs it began with, or start a new run"
                 )
-        # Weights are equal by now. Without this, processes would drop and augment alike, and a
-        # resumed run would repeat the numbers it began with.
-        offset = self.trainer.global_rank + self.trainer.world_size * self.trainer.current_epoch
-        if offset:
-            torch.manual_seed(torch.initial_seed() + offset)
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             # Process 0 would send its running statistics before each step, and others wait for
             # them. Only evaluation reads them: on_validation_epoch_start sends them. (The
@@ -279,6 +277,9 @@ class ImageClassifier(ShapedModule):
     # What an interrupted epoch left behind must not count in the next one.
 
     def on_train_epoch_start(self) -> None:
+        # An epoch's numbers depend on the run's seed, the epoch and the process alone: a resumed
+        # run draws what it would have drawn, and processes do not drop and augment alike.
+        seed_all(derived_seed(self._seed, self.trainer.current_epoch, self.trainer.global_rank))
         self._waiting.clear()
         self.train_loss.reset()
         self.train_metrics.reset()
@@ -421,6 +422,7 @@ class ImageClassifier(ShapedModule):
         if (data := getattr(datamodule, "description", None)) is not None:
             checkpoint["data"] = data
         checkpoint["activation"] = type(self.gain_activation()).__name__
+        checkpoint["seed"] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The activation has no weights that would tell a wrong one: compare it by name.
@@ -428,6 +430,8 @@ class ImageClassifier(ShapedModule):
         Raises:
             UserError: the checkpoint's network has another activation.
         """
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._seed = checkpoint.get("seed", self._seed)
         self.adapt()  # before the weights come, where a network's construction did not call it
         theirs, ours = checkpoint.get("activation"), type(self.gain_activation()).__name__
         if theirs not in (None, ours):

@@ -1,6 +1,5 @@
 """Architecture search by reinforcement: a controller network learns which choices pay."""
 
-import hashlib
 import math
 import random
 import threading
@@ -15,12 +14,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
+from foundation.seeds import derived_seed
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def derived_seed(*parts: Any) -> int:
-    """A seed in 0…2³²-1 that depends on every part, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest())
 
 
 class Kind(NamedTuple):

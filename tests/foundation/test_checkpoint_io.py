@@ -1,0 +1,78 @@
+"""Checkpoints are whole or not there, also on a disk that is full."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from foundation.checkpoint_io import WholeCheckpointIO
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for one checkpoint of three megabytes."""
+    if not hasattr(os, "geteuid") or os.geteuid():
+        pytest.skip("mounting a file system takes root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = "size=5m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def checkpoint(value: float) -> dict[str, torch.Tensor]:
+    return {"weights": torch.full((3 * MEGABYTE // 4,), value)}
+
+
+def test_a_full_disk_keeps_the_one_before(small_disk: Path) -> None:
+    path = small_disk / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint(checkpoint(1), path)
+    with pytest.raises(OSError, match="No space left") as error:
+        WholeCheckpointIO().save_checkpoint(checkpoint(2), path)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+    assert torch.load(path)["weights"][0] == 1
+    assert list(small_disk.iterdir()) == [path]
+    resize = "remount,size=16m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", resize, "tmpfs", small_disk], check=True)
+    WholeCheckpointIO().save_checkpoint(checkpoint(2), path)
+    assert torch.load(path)["weights"][0] == 2
+
+
+def write_again_and_again(path: Path) -> None:
+    value = 0
+    while True:
+        value += 1
+        WholeCheckpointIO().save_checkpoint(checkpoint(value), path)
+
+
+def test_a_kill_leaves_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for turn in range(10):
+        process = multiprocessing.get_context("fork").Process(
+            target=write_again_and_again, args=(path,)
+        )
+        process.start()
+        while not path.exists():
+            process.join(0.01)
+        process.join(0.02 + 0.003 * turn)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert torch.load(path)["weights"].unique().numel() == 1
+
+
+def test_the_system_s_temporary_folder_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    WholeCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / "new" / "last.ckpt")
+    assert torch.load(tmp_path / "new" / "last.ckpt")["weights"][0] == 1
