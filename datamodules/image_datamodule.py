@@ -298,7 +298,8 @@ class ImageDataModule(LightningDataModule):
             batch_size=batch_size,
             shuffle=shuffle and sampler is None,
             sampler=sampler,
-            generator=torch.Generator(),  # a loader's first draw would shift the run's own numbers
+            # In a run, a loader's first draw would shift the run's own numbers.
+            generator=None if self.trainer is None else torch.Generator(),
             drop_last=shuffle and self.drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -11,6 +11,7 @@ from lightning import LightningModule
 
 from foundation.errors import UserError
 from foundation.run_folder import run_folder
+from foundation.run_logger import RunLogger
 from foundation.whole_file import write
 
 LAST = "last.ckpt"
@@ -67,10 +68,10 @@ def finished(checkpoint: dict[str, Any], run: Path, max_epochs: int, max_steps: 
     return f"all {epochs} epochs are done; a larger --trainer.max_epochs trains on"
 
 
-def mark(run: Path) -> None:
+def mark(logger: RunLogger) -> None:
     """Note in a run's folder which torchrun made it, where one did."""
     if name := _torchrun():
-        write(run / _MARK, name)
+        write(Path(logger.log_dir, _MARK), name)
 
 
 def restarted_run(folder: Path) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -78,6 +79,7 @@ class ExperimentCLI(LightningCLI):
     """
 
     announces = True
+    last_checkpoint: LastCheckpoint | None = None
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.checkpoint: dict[str, Any] | None = None
@@ -279,8 +281,9 @@ class ExperimentCLI(LightningCLI):
             kwargs["plugins"] = [WholeCheckpointIO()]
         self.run_summary = RunSummary(announce=self.announces)
         first: list[Callback] = [self.run_summary, *self.precision_callbacks()]
-        if self._keeps_checkpoints() and self.subcommand == "fit":
-            first.append(LastCheckpoint(self.config.fit.checkpoint.dirpath))
+        if self._keeps_checkpoints():
+            self.last_checkpoint = LastCheckpoint(self.config[self.subcommand].checkpoint.dirpath)
+            first.append(self.last_checkpoint)
         self.trainer_defaults = {"callbacks": [*first, *self.own_callbacks()]}
         return super().instantiate_trainer(**kwargs)
 
@@ -308,7 +311,7 @@ class ExperimentCLI(LightningCLI):
             step = (self.checkpoint or {})["global_step"] if self.subcommand == "fit" else None
             logger = RunLogger(str(run.parents[1]), run.parent.name, run.name, step)
         if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
-            mark(Path(logger.log_dir))
+            mark(logger)
         return logger
 
     def own_callbacks(self) -> list[Callback]:
@@ -340,11 +343,13 @@ class ExperimentCLI(LightningCLI):
             idle.append(LearningRateMonitor)
         if not self._keeps_checkpoints():
             idle.append(ModelCheckpoint)
-            config["enable_checkpointing"] = False  # or Lightning would add one of its own
         if self.datamodule.val_size == 0:
             idle += [EarlyStopping, ModelCheckpoint]  # there is no best epoch without validation
             config["limit_val_batches"] = 0
         kept = [callback for callback in callbacks if not isinstance(callback, tuple(idle))]
+        given = config["callbacks"] or []
+        if not any(isinstance(c, Checkpoint) for c in [*kept, *given]):
+            config["enable_checkpointing"] = False  # or Lightning would add one of its own
         trainer = super()._instantiate_trainer(config, kept)
         # Before averages take the place of the weights, and before the next epoch's clock starts.
         trainer.callbacks.sort(key=lambda c: not isinstance(c, RunSummary | LastCheckpoint))  # type: ignore[attr-defined]
@@ -373,8 +378,10 @@ class ExperimentCLI(LightningCLI):
             print(f"going on from {path}, after {epochs} epochs{new}", flush=True)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, once, and say what was reached."""
+        """Test the best checkpoint, or else the last, once, and say what was reached."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best and self.last_checkpoint is not None:
+            best = str(self.last_checkpoint.path or "")
         if self.config.fit.test_best and best and not self.trainer.interrupted:
             self.trainer.test(
                 self.model,
@@ -383,7 +390,8 @@ class ExperimentCLI(LightningCLI):
                 weights_only=True,
                 verbose=False,
             )
-        self.run_summary.add(self.trainer, {"finished": True})
+        if not self.trainer.interrupted:
+            self.run_summary.add(self.trainer, {"finished": True})
         self._report(best)
 
     def after_validate(self) -> None:

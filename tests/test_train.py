@@ -311,7 +311,7 @@ def test_an_interrupted_run_goes_on(tiny: Path, how: signal.Signals) -> None:
     assert "Traceback" not in errors
     rows = (run / "metrics.csv").read_text().splitlines()
     epoch = checkpoint(run, "last")["epoch"]
-    assert epoch < 2  # it was stopped in the middle
+    assert epoch < 3  # it was stopped in the middle
 
     train.main([*args, "--ckpt_path=last", "--test_best=false"])
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
@@ -325,7 +325,7 @@ def test_an_interrupted_run_goes_on(tiny: Path, how: signal.Signals) -> None:
     for step, rate in curve(run, "lr-Adam"):
         assert rate == pytest.approx(0.01 * 0.98**step)
     last = checkpoint(run, "last")
-    assert (last["epoch"], last["global_step"]) == (2, 3 * steps)
+    assert (last["epoch"], last["global_step"]) == (3, 3 * steps)
     assert {int(state["step"]) for state in last["optimizer_states"][0]["state"].values()} == {
         3 * steps
     }
@@ -352,7 +352,7 @@ def test_last_checkpoint_is_the_last_epoch(tiny: Path) -> None:
     train.main(["fit", f"--config={tiny}", *options, *SHORT[::2]])
     run = Path("runs/tiny/version_0")
     assert checkpoint(run, "best")["epoch"] == 0
-    assert (checkpoint(run, "last")["epoch"], checkpoint(run, "last")["global_step"]) == (2, 6)
+    assert (checkpoint(run, "last")["epoch"], checkpoint(run, "last")["global_step"]) == (3, 6)
 
 
 @pytest.mark.parametrize("runs", ["runs", "{here}/runs"])

@@ -368,7 +368,9 @@ def test_the_data_sets_own_images_are_never_changed(augmented: Loaded) -> None:
 
 def test_on_device_the_images_are_where_the_training_is(loaded: Loaded) -> None:
     module = FashionMNISTDataModule(root=str(loaded().root), on_device=True)
-    strategy = SimpleNamespace(root_device=torch.device("meta"))  # any but the CPU
+    strategy = SimpleNamespace(  # any device but the CPU
+        root_device=torch.device("meta"), broadcast=lambda seed: seed
+    )
     module.trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
     module.setup("fit")
     for name in ("train", "val"):

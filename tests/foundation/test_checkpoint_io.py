@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def checkpoint(value: float) -> dict[str, torch.Tensor]:
-    return {"weights": torch.full((3 * MEGABYTE // 4,), value)}
+    return {"weights": torch.full((3 * MEGABYTE // 4,), float(value))}
 
 
 def test_a_full_disk_keeps_the_one_before(small_disk: Path) -> None:
