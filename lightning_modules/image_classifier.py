@@ -200,7 +200,8 @@ class ImageClassifier(ShapedModule):
             self.to(memory_format=torch.channels_last)
         if stage != "fit":
             return
-        self._seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        if self._trainer is not None:
+            self._seed = self._trainer.strategy.broadcast(torch.initial_seed())
         if self.compiled and self._compiled_call_impl is None:
             self._compile()
         if not self.initialized:
