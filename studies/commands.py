@@ -14,11 +14,12 @@ from rich.table import Table
 from experiment.main import quiet
 from foundation.errors import UserError
 from foundation.parser import Parser
-from studies.queue.interruption import later
-from studies.queue.queue import STORAGE_ERRORS, storage_reason
+from studies.queue.interruption import interrupted, later
+from studies.queue.storage import STORAGE_ERRORS, storage_reason
 from studies.study import StoredStudy
 
 INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
+FAILED = 1  # that of one whose trials all failed
 
 
 def answer(
@@ -53,6 +54,8 @@ def answer(
     except UserError as error:
         _fail(kind, str(error))
     except STORAGE_ERRORS as error:
+        if interrupted(error):  # whose way out led past a storage that is away
+            _interrupted(kind)
         _fail(kind, f"the storage: {storage_reason(error)}; the same command goes on from here")
     except OSError as error:
         if error.filename is None:
@@ -60,16 +63,24 @@ def answer(
         _fail(kind, f"{error.filename}: {error.strerror}")
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit of an interruption; others are of --help or a closed pipe.
-        if not any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__)):
+        if not interrupted(error):
             raise
-        text = f"{kind.program}: interrupted; the same command goes on from here"
-        print(text, file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        _interrupted(kind)
+
+
+def _interrupted(kind: type[StoredStudy]) -> NoReturn:
+    say(kind, "interrupted; the same command goes on from here")
+    raise SystemExit(INTERRUPTED) from None
 
 
 def _fail(kind: type[StoredStudy], message: str) -> NoReturn:
-    print(f"{kind.program}: error: {message}", file=sys.stderr)
+    say(kind, f"error: {message}")
     raise SystemExit(2) from None
+
+
+def say(kind: type[StoredStudy], message: str) -> None:
+    """Print a line on stderr, ahead of what follows on stdout."""
+    print(f"{kind.program}: {message}", file=sys.stderr, flush=True)
 
 
 def print_found(

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optuna import Study
@@ -80,6 +80,25 @@ def reached(trial: FrozenTrial) -> float | None:
 def failure(trial: FrozenTrial) -> str:
     """The reason for which a trial failed."""
     return str(trial.user_attrs.get("reason") or "no reason recorded")
+
+
+def all_failed(what: str, reasons: Sequence[str | None]) -> str | None:
+    """The sentence that everything failed, with the commonest reason; None where something did not.
+
+    Args:
+        what: the noun, e.g. ``trial``.
+        reasons: one for each that has ended; None for one that did not fail.
+    """
+    failed = [reason for reason in reasons if reason is not None]
+    if not failed or len(failed) < len(reasons):
+        return None
+    # The same failure happens at another step, or with another value.
+    kinds = Counter(re.sub(r"\d+", "#", reason) for reason in failed)
+    kind, count = kinds.most_common(1)[0]
+    reason = next(r for r in failed if re.sub(r"\d+", "#", r) == kind)
+    many = f"all {len(failed)} {what}s" if len(failed) > 1 else f"the only {what}"
+    times = f" ({count} of them)" if count < len(failed) else ""
+    return f"{many} failed; the commonest reason{times}: {reason}"
 
 
 def metric_name(study: Study) -> str:

@@ -19,7 +19,8 @@ from experiment.main import leave_process_group
 from foundation.errors import UserError
 from foundation.whole_file import write
 from studies.queue.interruption import APART, at_once
-from studies.queue.queue import STORAGE_ERRORS, Lost, Queue
+from studies.queue.queue import Lost, Queue
+from studies.queue.storage import STORAGE_ERRORS
 from studies.training import NoSuchMetricError, SeveralProcesses
 
 # What ends a trial without being its fault.

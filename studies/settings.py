@@ -28,6 +28,20 @@ def listed(files: list[str] | str) -> list[str]:
     return [files] if isinstance(files, str) else list(files)
 
 
+def check_seeds(settings: Namespace, *names: str) -> None:
+    """Refuse what seeds no random numbers, and the same seed twice.
+
+    Raises:
+        UserError: names the setting and its value.
+    """
+    for name in names:
+        seeds = settings[name]
+        if not all(0 <= seed < 2**32 for seed in seeds):
+            raise UserError(f"{name} is {seeds}; expected whole numbers from 0 to {2**32 - 1}")
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{name} is {seeds}; expected different ones, e.g. [0, 1, 2]")
+
+
 def check_least(settings: Namespace, **least: float) -> None:
     """Refuse a setting that is given and too low.
 

@@ -17,9 +17,11 @@ from jsonargparse import Namespace
 
 from foundation.checkout import ROOT, git_commit
 from foundation.errors import UserError
+from foundation.run_folder import program
 from foundation.whole_file import write
 from studies.progress import StudyProgress
-from studies.queue.queue import Queue, open_storage, without_password
+from studies.queue.queue import Queue
+from studies.queue.storage import open_storage, without_password
 from studies.queue.workers import Workers, end_with, work
 from studies.runner import Runner
 from studies.training import config_keys
@@ -37,19 +39,22 @@ class StoredStudy(Generic[D]):
         name: of the study in the storage.
         folder: of the study on this machine.
         storage: URL; the folder's own SQLite file unless given.
+        patient: see :func:`open_storage`.
     """
 
     program: ClassVar[str]  # the command line that works on such studies
     definition_type: type[D]  # what says what the study is
+    own_setting: ClassVar[str]  # that no study of the other program's has
 
-    def __init__(self, name: str, folder: Path, storage: str | None) -> None:
+    def __init__(
+        self, name: str, folder: Path, storage: str | None, *, patient: bool = False
+    ) -> None:
         self.name = name
         self.folder = folder
         self.url = storage or f"sqlite:///{(folder / 'study.db').resolve()}"
         if not storage:
             folder.mkdir(parents=True, exist_ok=True)
-        self.storage = open_storage(self.url)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.storage = open_storage(self.url, patient=patient)
 
     @classmethod
     def find(cls, study: str, storage: str | None, runs_dir: str) -> Self:
@@ -90,10 +95,41 @@ class StoredStudy(Generic[D]):
         """The study and its definition.
 
         Raises:
-            UserError: there is no such study.
+            UserError: there is no such study, or it is one of the other program's.
         """
         study = self.study()
-        return study, self.definition_type(**study.user_attrs["definition"])
+        definition = self._definition(study)
+        if definition is None:
+            raise UserError(f"study {self.name} in {without_password(self.url)} was never begun")
+        return study, definition
+
+    def begun(self, study: optuna.Study) -> D | None:
+        """The definition that a study was begun with; None for a new one.
+
+        Raises:
+            UserError: it is one of the other program's, or the storage has lost what the folder is
+                about.
+        """
+        definition = self._definition(study)
+        if definition is None and (self.folder / "study.yaml").is_file():
+            raise UserError(
+                f"{self.folder} is of a study that is not in {without_password(self.url)}: a new "
+                "one would overwrite its runs and its report; bring its storage back, choose "
+                "another --name, or move that folder away"
+            )
+        return definition
+
+    def _definition(self, study: optuna.Study) -> D | None:
+        there = study.user_attrs.get("definition")
+        if there is None:
+            return None
+        if self.own_setting not in there:
+            other = "compare.py" if self.program == "search.py" else "search.py"
+            raise UserError(
+                f"study {self.name} in {without_password(self.url)} is one of {other}'s, not of "
+                f"{self.program}'s; show it with {program(other)} show, or choose another --name"
+            )
+        return self.definition_type(**there)
 
     def save(self, storage: str | None, command: Sequence[str]) -> None:
         """Write what :meth:`find` and :meth:`facts` need; no password goes into a file."""
@@ -186,7 +222,7 @@ class StoredStudy(Generic[D]):
 
     @classmethod
     def _attach(cls, options: Namespace) -> tuple[Queue, Runner]:
-        stored = cls(options.name, Path(options.folder), os.environ[STORAGE])
+        stored = cls(options.name, Path(options.folder), os.environ[STORAGE], patient=True)
         study = optuna.load_study(study_name=options.study, storage=stored.storage)
         queue = Queue(study, stored.folder)
         return queue, stored.runner(queue, options.kind)

@@ -161,6 +161,23 @@ def test_groups_have_bases_of_their_own_and_chains_add_up(
     assert "small" in capfd.readouterr().out
 
 
+def test_a_comparison_whose_runs_all_failed_says_so_first(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"wider": "model.init_args.hidden_size=20000000000000"}
+    hopeless = ["base.yaml", "model.init_args.hidden_size=10000000000000"]
+    with pytest.raises(SystemExit) as ended:
+        compare.main([write("hopeless", base=hopeless, variants=variants)])
+    out, error = capfd.readouterr()
+    assert ended.value.code == 1
+    assert error.startswith("compare.py: all 4 runs failed; the commonest reason: ")
+    assert "allocate" in error
+    assert error.count("\n") == 1
+    assert "All 4 runs failed" in out
+    for name in ("report.html", "results.md"):
+        assert "All 4 runs failed" in Path("runs/compare/hopeless", name).read_text()
+
+
 @pytest.mark.parametrize(
     "budget",
     [
@@ -218,6 +235,8 @@ def test_without_validation_the_last_weights_are_tested(
         ({"variants": {"a": 3}}, "variants: a is 3; expected files and key=value"),
         ({"each": "nowhere/*.yaml"}, "each is nowhere/*.yaml; no file matches"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; expected different ones"),
+        ({"seeds": []}, "seeds is []; expected at least one"),
+        ({"seeds": [0, -1]}, "seeds is [0, -1]; expected whole numbers from 0 to 4294967295"),
         ({"workers": 0}, "workers is 0; expected at least 1"),
         ({"groups": {"g": {"bases": []}}}, "groups: g has bases; expected base, variants, options"),
         ({"leave_out": ["b"], "each": "dropout.yaml"}, "leave_out names b"),

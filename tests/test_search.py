@@ -20,10 +20,12 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import compare
 import search
-import studies.queue.queue
+import studies.queue.storage
 import studies.search.search_study
 import train
+from studies.compare.comparison_runner import ComparisonRunner
 from studies.runner import Outcome
 from studies.search.search_definition import define, search_parser
 from studies.search.search_runner import TrialRunner
@@ -75,8 +77,8 @@ def write(name: str, **settings: Any) -> str:
     return f"--config={name}.yaml"
 
 
-def trials(name: str) -> list[FrozenTrial]:
-    storage = f"sqlite:///runs/search/{name}/study.db"
+def trials(name: str, storage: str | None = None) -> list[FrozenTrial]:
+    storage = storage or f"sqlite:///runs/search/{name}/study.db"
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
@@ -250,6 +252,28 @@ def test_a_failing_confirmation_is_reported(
     assert Path("runs/search/unlucky/winner.yaml").is_file()
 
 
+def test_a_search_whose_trials_all_failed_says_so_first(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = {WIDTH: {"choices": [10**13, 10**13 + 1]}, LR: {"choices": [0.1]}}
+    study = write("hopeless", space=space, sampler=GRID["sampler"])
+    assert ends(study) == 1
+    out, error = capfd.readouterr()
+    assert re.fullmatch(
+        r"search.py: all 2 trials failed; the commonest reason: .*allocate.*\n", error
+    )
+    assert "All 2 trials failed" in out
+    assert "2 trials: 2 failed." in out
+    assert "All 2 trials failed" in Path("runs/search/hopeless/report.html").read_text()
+    search.main(["show", "--study=hopeless"])  # which has done what was asked
+    assert capfd.readouterr().err == error
+    space = {WIDTH: {"choices": [10**13, 4]}, LR: {"choices": [0.1]}}
+    search.main([write("hopeful", space=space, sampler=GRID["sampler"])])
+    out, error = capfd.readouterr()
+    assert error == ""
+    assert "2 trials: 1 completed, 1 failed." in out
+
+
 def test_a_schedule_of_the_confirmation_follows_the_training_loss(place: Path) -> None:
     """The base's own looks at the validation accuracy, of which more is better."""
     plateau = {
@@ -333,7 +357,7 @@ def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyP
         inner(self, trial)
 
     for owner, name, death, left in (
-        (studies.queue.queue, "RDBStorage", killed, None),
+        (studies.queue.storage, "PatientStorage", killed, None),
         (optuna.Study, "set_user_attr", killed, 0),
         (optuna.Study, "add_trial", killed_later, 4),
         (studies.search.search_study.Search, "save", killed, 9),
@@ -349,8 +373,8 @@ def test_killed_while_the_study_is_made(place: Path, monkeypatch: pytest.MonkeyP
     assert_whole_grid("cells")
 
 
-def done() -> Outcome:
-    return Outcome(TrialState.COMPLETE, 0.5)
+def done(**attrs: Any) -> Outcome:
+    return Outcome(TrialState.COMPLETE, 0.5, attrs)
 
 
 def assert_whole_grid(name: str) -> None:
@@ -524,6 +548,9 @@ def test_what_is_missing_is_said_in_a_line(place: Path, capsys: pytest.CaptureFi
     for args, says in (
         ((study,), "n_trials and timeout are not set"),
         ((study, "--n_trials=0"), "n_trials is 0"),
+        ((study, "--n_trials=1", "--seeds=[-1]"), "seeds is [-1]; expected whole numbers from 0"),
+        ((study, "--n_trials=1", "--confirmation_seeds=[0,4294967296]"), "confirmation_seeds is"),
+        ((study, "--n_trials=1", "--confirmation_seeds=[1,1]"), "expected different ones"),
         ((study, "--n_trials=1", "--storage=pg://me:secret@host/x"), "--storage pg://me:***@host"),
         (
             (study, "--n_trials=1", "--storage=postgresql+psycopg://me:secret@127.0.0.1:1/x"),
@@ -562,6 +589,80 @@ def test_a_database_that_is_gone_is_said_in_a_line(
     monkeypatch.setattr(EpochReport, "on_train_start", vanish, raising=False)
     assert ends(study) == 2
     assert "trial_intermediate_values" in one_line(capsys)
+
+
+def test_a_damaged_file_is_answered_in_a_line_and_nothing_changes(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study of two trials, whose file is overwritten, cut off, emptied or gone."""
+    study = write("hurt", space=RATES, n_trials=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialRunner, "train", lambda *_, **__: done())
+        search.main([study])
+    folder = Path("runs/search/hurt")
+    file = folder / "study.db"
+    whole = file.read_bytes()
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    for damaged in (b"rubbish" * 1000, whole[: len(whole) // 2], whole[:8192] + bytes(len(whole))):
+        file.write_bytes(damaged)
+        before = content()
+        for command in ([study], [study, "--n_trials=3"], ["show", "--study=hurt"]):
+            capsys.readouterr()
+            assert ends(*command) == 2
+            error = one_line(capsys)
+            assert error.startswith(f"search.py: error: {file}: ")
+            assert f"mv {file} {file}.damaged && sqlite3 {file}.damaged .dump | sed" in error
+            assert "postgresql" not in error
+        assert content() == before
+    for lose in (lambda: file.write_bytes(b""), file.unlink):
+        lose()
+        report = (folder / "report.html").read_bytes()
+        capsys.readouterr()
+        assert ends(study) == 2
+        assert f"{folder} is of a study that is not in sqlite:///" in one_line(capsys)
+        assert ends("show", "--study=hurt") == 2
+        assert "hurt" in one_line(capsys)
+        assert (folder / "report.html").read_bytes() == report
+    file.write_bytes(whole)
+    search.main(["show", "--study=hurt"])
+
+
+def test_a_comparison_is_not_taken_for_a_search(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither shown nor gone on with; and the other way round."""
+    storage = f"--storage=sqlite:///{place}/shared.db"
+    variants = {"dropout": "model.init_args.dropout=0.5"}
+    Path("versus.yaml").write_text(
+        yaml.safe_dump({"base": "base.yaml", "seeds": [0], "variants": variants})
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialRunner, "train", lambda *_, **__: done())
+        search.main([write("found", space=RATES, n_trials=1), storage])
+        measured = {"test/accuracy": 0.5}
+        patch.setattr(ComparisonRunner, "train", lambda *_, **__: done(measured=measured))
+        compare.main(["--config=versus.yaml", storage])
+    capsys.readouterr()
+
+    assert ends("show", "--study=runs/compare/versus") == 2
+    error = one_line(capsys)
+    assert "study versus" in error
+    assert "is one of compare.py's, not of search.py's" in error
+    assert ends("--config=found.yaml", storage, "--name=versus") == 2
+    assert "is one of compare.py's" in one_line(capsys)
+    assert not Path("runs/search/versus").exists()
+    for args in (["show", "--study=runs/search/found"], ["--config=versus.yaml", "--name=found"]):
+        with pytest.raises(SystemExit) as ended:
+            compare.main([*args, storage])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert error.count("\n") == 1
+        assert "study found" in error
+        assert "is one of search.py's, not of compare.py's" in error
+    assert len(trials("found", f"sqlite:///{place}/shared.db")) == 1
 
 
 def test_time_is_a_limit_too(place: Path) -> None:

@@ -28,9 +28,9 @@ from studies.compare.comparison_definition import ComparisonDefinition, fit_opti
 from studies.compare.comparison_report import accuracy, results_table
 from studies.compare.comparison_study import ComparisonStudy, report
 from studies.compare.paired_statistics import BETTER, WORSE, Comparison, Row, Run, rows
-from studies.queue.queue import without_password
+from studies.queue.storage import without_password
 from studies.report.words import interval, points
-from studies.settings import check_least
+from studies.settings import check_least, check_seeds
 from studies.training import check_validated, complete_config
 
 _START = "start"
@@ -90,6 +90,7 @@ def advise(settings: Namespace, command: Sequence[str]) -> None:
         raise UserError(f"sample is {settings.sample}; expected a share in (0, 1]")
     if len(set(settings.seeds)) < max(2, len(settings.seeds)):
         raise UserError(f"seeds is {settings.seeds}; expected two different ones at least")
+    check_seeds(settings, "seeds")
     if settings.budget < 2 * len(settings.seeds):
         raise UserError(
             f"budget is {settings.budget}; expected at least {2 * len(settings.seeds)}, a run of "

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from foundation.checkout import ROOT, found
 from foundation.errors import UserError
 from foundation.parser import Parser
-from studies.settings import add_settings, check_least, listed, study_name
+from studies.settings import add_settings, check_least, check_seeds, listed, study_name
 from studies.training import complete_config, config_keys
 
 BASE = "base"
@@ -113,8 +113,9 @@ def define(settings: Namespace) -> ComparisonDefinition:
         UserError: names the setting, its value and what was expected.
     """
     check_least(settings, workers=1)
-    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
-        raise UserError(f"seeds is {settings.seeds}; expected different ones, e.g. [0, 1, 2]")
+    if not settings.seeds:
+        raise UserError("seeds is []; expected at least one, e.g. [0, 1, 2]")
+    check_seeds(settings, "seeds")
     shared = _variants(settings)
     budget = fit_options("budget", settings.budget)
     base = fit_options("base", settings.base)

@@ -18,6 +18,7 @@ from studies.compare.paired_statistics import (
     Row,
     rows,
 )
+from studies.names import all_failed
 from studies.report import tables
 from studies.report.html_page import PageTable, draw, render
 from studies.report.tables import Cell
@@ -61,6 +62,8 @@ def _listed(found: Sequence[Row]) -> str:
 
 def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
     """Sentences on what helped, what hurt and what showed no difference."""
+    if failed := everything_failed(comparison):
+        return [f"{failed[0].upper()}{failed[1:]}."]
     others = [row for row in table if not row.is_base]
     by_difference = sorted(others, key=lambda row: -(row.difference.mean if row.difference else 0))
     found = {
@@ -92,6 +95,11 @@ def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
             text = f"{verdict.capitalize()}{to}, {len(named)} of {len(steps)} steps"
             sentences.append(f"{text}: {', '.join(named)}.")
     return sentences
+
+
+def everything_failed(comparison: Comparison) -> str | None:
+    """The sentence that all runs failed; None where one did not."""
+    return all_failed("run", [run.reason for run in comparison.runs])
 
 
 def _budget(comparison: Comparison) -> str:

@@ -15,7 +15,8 @@ from studies.compare.comparison_report import write_report
 from studies.compare.comparison_runner import ComparisonRunner, collected
 from studies.compare.paired_statistics import Comparison
 from studies.progress import StudyProgress
-from studies.queue.queue import Queue, alone, create_or_load
+from studies.queue.queue import Queue, create_or_load
+from studies.queue.storage import alone, repeated
 from studies.runner import Runner
 from studies.study import StoredStudy, check_same
 
@@ -25,7 +26,9 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
 
     program = "compare.py"
     definition_type = ComparisonDefinition
+    own_setting = "variants"
 
+    @repeated
     def begin(self, definition: ComparisonDefinition) -> Queue:
         """Make the study, or go on with the one that is there; queue what is missing.
 
@@ -36,13 +39,13 @@ class ComparisonStudy(StoredStudy[ComparisonDefinition]):
         """
         with alone(self.storage.engine):
             study = create_or_load(self.storage, self.name, "maximize")
-            there = study.user_attrs.get("definition")
+            was = self.begun(study)
             cells = definition.cells()
-            precision = (there or {}).get("precision") or _precision_here()
+            precision = (was.precision if was else None) or _precision_here()
             definition = replace(definition, precision=precision)
-            if there is not None:
-                _check_same(self.folder, ComparisonDefinition(**there), definition)
-                definition = _joined(ComparisonDefinition(**there), definition)
+            if was is not None:
+                _check_same(self.folder, was, definition)
+                definition = _joined(was, definition)
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
             queue.fill(cells)

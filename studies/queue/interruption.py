@@ -69,6 +69,9 @@ def at_once() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: one waits, or comes.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
     held = [number for number in _SIGNALS if signal.getsignal(number) is _remember]
     try:
         for number in held:
@@ -79,3 +82,10 @@ def at_once() -> Iterator[None]:
     finally:
         for number in held:
             signal.signal(number, _remember)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Tell whether an error is an interruption, or came up on the way out of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

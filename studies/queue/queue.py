@@ -7,7 +7,6 @@ workers and restarts there are, and a grid's cells are neither lost nor run twic
 
 import os
 import platform
-import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,92 +15,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from foundation.errors import UserError
+from studies.queue.patience import StorageAway
+from studies.queue.storage import (
+    GRACE,
+    HEARTBEAT,
+    STORAGE_ERRORS,
+    PatientStorage,
+    alone,
+    server_uptime,
+)
 
-# Seconds between two signs of life of a worker, and without one until its trial is taken back.
-HEARTBEAT, GRACE = 10, 60
 # How often a trial may take its worker down with it before it counts as failed.
 MAX_TRIES = 3
-
-# A database that is gone, or refuses.
-STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-
-
-def open_storage(url: str) -> RDBStorage:
-    """Connect to a database, and make its tables where there are none.
-
-    Raises:
-        UserError: there is no such database, driver or permission.
-    """
-    try:
-        parsed = sqlalchemy.make_url(url)
-        kind = parsed.get_backend_name()
-        if kind not in ("sqlite", "postgresql"):
-            raise ValueError(f"{kind} is neither postgresql nor sqlite")
-        if kind == "sqlite" and not (parsed.database and Path(parsed.database).parent.is_dir()):
-            raise ValueError("names no file in a folder that is there")
-        # Many processes may write one SQLite file: wait for one another instead of failing.
-        connect = {"timeout": 60} if kind == "sqlite" else {}
-        if parsed.get_driver_name().startswith("psycopg"):
-            connect = {"connect_timeout": 10}
-        engine = sqlalchemy.create_engine(parsed, connect_args=connect)
-        with alone(engine):  # two that make the same tables would disturb each other
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": connect},
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-            )
-        engine.dispose()
-        return storage
-    except ImportError as error:
-        raise UserError(
-            f"--storage {without_password(url)}: {error}; for PostgreSQL: pip install "
-            "'psycopg[binary]', and a URL that begins with postgresql+psycopg://"
-        ) from error
-    except (*STORAGE_ERRORS, OSError, ValueError) as error:
-        raise UserError(
-            f"--storage {without_password(url)}: {storage_reason(error)}; expected the URL of a "
-            "database that is there, e.g. postgresql+psycopg://user:password@host:5432/name"
-        ) from error
-
-
-def storage_reason(error: Exception) -> str:
-    """A database's message in a line."""
-    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
-        error = error.__cause__  # type: ignore[assignment]
-    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-
-
-def without_password(text: str) -> str:
-    """A URL, or an option with one, that may be shown."""
-    text = re.sub(r"((?:://|^(?!.*://))[^:/@]*):.*@", r"\1:***@", text, flags=re.DOTALL)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
-
-
-@contextmanager
-def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
-    """Wait until no other process is in here with this database, on any machine that shares it.
-
-    A process that dies lets the next one in.
-    """
-    if engine.url.get_backend_name() == "sqlite":
-        with FileLock(f"{engine.url.database}.lock"):
-            yield
-        return
-    with engine.connect() as connection:
-        # A machine that is switched off in here says no farewell.
-        connection.execute(
-            sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
-        )
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('studies'))"))
-        yield
 
 
 class Lost(Exception):
@@ -118,7 +47,7 @@ class Queue:
 
     def __init__(self, study: optuna.Study, folder: Path) -> None:
         self.study = study
-        self.storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
+        self.storage: PatientStorage = study._storage._backend  # type: ignore[attr-defined]
         self.folder = folder.resolve() / "workers"
         self.folder.mkdir(parents=True, exist_ok=True)
         # A file system lock is let go by the system when its process ends, however it ends.
@@ -133,6 +62,8 @@ class Queue:
         try:
             for trial in self.trials((TrialState.RUNNING,)):
                 self.give_back(trial._trial_id)
+        except StorageAway:  # the next worker finds that nobody holds this one's lock
+            return
         finally:
             self.life.release()
         Path(self.life.lock_file).unlink(missing_ok=True)
@@ -180,34 +111,53 @@ class Queue:
         Returns:
             The trial's id; None where none waits.
         """
-        with alone(self.storage.engine):
-            self.take_back()
-            if create and not self._waiting():
-                self.study.add_trial(create_trial(state=TrialState.WAITING))
-            waiting = self._waiting()
-            if not waiting:
+        signed: dict[int, int] = {}  # the trials that this call has signed, and their tries
+
+        def attempt() -> int | None:
+            with alone(self.storage.engine):
+                for trial_id in signed:  # taken, but the server went away before it said so
+                    trial = self.storage.get_trial(trial_id)
+                    if trial.state == TrialState.RUNNING and self._is_mine(trial):
+                        return trial_id
+                self.take_back()
+                if create and not self._waiting():
+                    self.study.add_trial(create_trial(state=TrialState.WAITING))
+                while waiting := self._waiting():
+                    trial_id = waiting[0]._trial_id
+                    tries = signed.setdefault(trial_id, waiting[0].user_attrs.get("tries", 0) + 1)
+                    self._sign(trial_id, tries)
+                    # Not where another worker was faster, which got in when this one's lock was
+                    # lost with its connection.
+                    if self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+                        return trial_id
                 return None
-            trial_id, tries = waiting[0]._trial_id, waiting[0].user_attrs.get("tries", 0)
-            # Signed before it runs, so that no trial ever runs without a sign of who has it.
-            owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
-            self.storage.record_heartbeat(trial_id)
-            self.storage.set_trial_user_attr(trial_id, "owner", owner)
-            self.storage.set_trial_user_attr(trial_id, "tries", tries + 1)
-            self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
-            return trial_id
+
+        return self.storage.patience(attempt)
+
+    def _sign(self, trial_id: int, tries: int) -> None:
+        """Before the trial runs, so that none ever runs without a sign of who has it."""
+        owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
+        self.storage.record_heartbeat(trial_id)
+        self.storage.set_trial_user_attr(trial_id, "owner", owner)
+        self.storage.set_trial_user_attr(trial_id, "tries", tries)
 
     def give_back(self, trial_id: int) -> None:
         """Put a trial that did not end back into the queue, with its parameters."""
-        with alone(self.storage.engine):
-            trial = self.storage.get_trial(trial_id)
-            if trial.state == TrialState.RUNNING and self._is_mine(trial):
-                tries = trial.user_attrs.get("tries", 1)
-                self.storage.set_trial_user_attr(trial_id, "tries", tries - 1)
-                self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+        before: list[int] = []  # its other tries; counted once, however often this begins again
+
+        def attempt() -> None:
+            with alone(self.storage.engine):
+                trial = self.storage.get_trial(trial_id)
+                if trial.state == TrialState.RUNNING and self._is_mine(trial):
+                    before.append(trial.user_attrs.get("tries", 1) - 1)
+                    self.storage.set_trial_user_attr(trial_id, "tries", before[0])
+                    self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+
+        self.storage.patience(attempt)
 
     def take_back(self) -> None:
         """Queue the trials of dead workers again; one that took several down with it has failed."""
-        stale = set(self.storage._get_stale_trial_ids(self.study._study_id))
+        stale = self._stale()
         for trial in self.trials((TrialState.RUNNING,)):
             if not self._died(trial, trial._trial_id in stale):
                 continue
@@ -218,6 +168,16 @@ class Queue:
                 reason = f"its worker died {tries} times (killed, or out of memory)"
                 self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
                 self.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+
+    def _stale(self) -> set[int]:
+        """The running trials whose workers have given no sign of life for too long.
+
+        To a server that was away nobody could give any.
+        """
+        uptime = server_uptime(self.storage.engine)
+        if uptime is not None and uptime < GRACE:
+            return set()
+        return set(self.storage._get_stale_trial_ids(self.study._study_id))
 
     def _died(self, trial: FrozenTrial, stale: bool) -> bool:
         """Tell whether a running trial's worker is dead.
@@ -256,7 +216,8 @@ class Queue:
             yield
         finally:
             ended.set()
-            self.give_back(trial_id)
+            with suppress(StorageAway):  # the next worker finds that this one is dead
+                self.give_back(trial_id)
 
     def finish(
         self,
@@ -270,22 +231,32 @@ class Queue:
         Raises:
             Lost: it was taken back, and may be running elsewhere.
         """
-        with alone(self.storage.engine):
-            trial = self.storage.get_trial(trial_id)
-            if trial.state != TrialState.RUNNING or not self._is_mine(trial):
-                raise Lost
-            for name, attr in (attrs or {}).items():
-                self.storage.set_trial_user_attr(trial_id, name, attr)
-            try:
-                self.study.tell(trial.number, value, state)
-            except RuntimeError:
-                # A sampler that has tried everything stops a loop of Optuna's that is not there.
-                if not self.storage.get_trial(trial_id).state.is_finished():
-                    raise
+        told = False
+
+        def attempt() -> None:
+            nonlocal told
+            with alone(self.storage.engine):
+                trial = self.storage.get_trial(trial_id)
+                if told and trial.state.is_finished() and self._is_mine(trial):
+                    return  # recorded, but the server went away before it said so
+                if trial.state != TrialState.RUNNING or not self._is_mine(trial):
+                    raise Lost
+                for name, attr in (attrs or {}).items():
+                    self.storage.set_trial_user_attr(trial_id, name, attr)
+                told = True
+                try:
+                    self.study.tell(trial.number, value, state)
+                except RuntimeError:
+                    # A sampler that has tried everything stops a loop of Optuna's that is not
+                    # there.
+                    if not self.storage.get_trial(trial_id).state.is_finished():
+                        raise
+
+        self.storage.patience(attempt)
 
 
 def create_or_load(
-    storage: RDBStorage, name: str, direction: Literal["maximize", "minimize"]
+    storage: PatientStorage, name: str, direction: Literal["maximize", "minimize"]
 ) -> optuna.Study:
     """The study of that name."""
     return optuna.create_study(

@@ -25,7 +25,7 @@ from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from studies.search import ReinforceSampler
 from studies.search.space import Parameter, Scalar, Space, resolved
-from studies.settings import add_settings, check_least, listed, study_name
+from studies.settings import add_settings, check_least, check_seeds, listed, study_name
 from studies.training import check_validated, complete_config, config_keys, written_config
 
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
@@ -231,6 +231,7 @@ def define(settings: Namespace) -> SearchDefinition:
     check_least(settings, n_trials=1, timeout=0, workers=1)
     if not settings.seeds:
         raise UserError("seeds is []; expected at least one, e.g. --seeds '[0]'")
+    check_seeds(settings, "seeds", "confirmation_seeds")
     entries = resolved(flat(settings.space))
     base, proxy = _files("base", settings.base), _files("proxy", settings.proxy)
     full = _read("base", base)

@@ -15,7 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from foundation.whole_file import write
-from studies.names import failure, label, metric_name, reached, short_names, trials_of
+from studies.names import (
+    all_failed,
+    failure,
+    label,
+    metric_name,
+    reached,
+    short_names,
+    trials_of,
+)
 from studies.report import tables
 from studies.report.html_page import PageTable, draw, render
 from studies.report.tables import Cell
@@ -82,10 +90,17 @@ def summary(study: Study) -> list[str]:
         found = f"Best {metric_name(study)}: {decimals(best.value)}{mean}, trial {best.number}"
         sentences = [found + (f", with {', '.join(chosen)}." if chosen else ".")]
     else:
-        sentences = ["No trial has completed."]
+        failed = everything_failed(study)
+        sentences = [f"{failed[0].upper()}{failed[1:]}." if failed else "No trial has completed."]
     others = [f"{number} {_STATES[state]}" for state, number in count.items() if number]
     sentences.append(f"{counted(sum(count.values()), 'trial')}: {', '.join(others) or 'none'}.")
     return [*sentences, *_spent(study)]
+
+
+def everything_failed(study: Study) -> str | None:
+    """The sentence that all finished trials failed; None where one did not."""
+    ended = best_first(study)
+    return all_failed("trial", [failure(t) if t.state == TrialState.FAIL else None for t in ended])
 
 
 def _spent(study: Study) -> list[str]:

@@ -16,11 +16,8 @@ from foundation.errors import UserError
 from foundation.whole_file import write
 from studies.compare.paired_statistics import t_interval
 from studies.progress import StudyProgress
-from studies.queue.queue import (
-    Queue,
-    alone,
-    create_or_load,
-)
+from studies.queue.queue import Queue, create_or_load
+from studies.queue.storage import alone, repeated
 from studies.runner import Runner
 from studies.search.search_definition import SearchDefinition, define
 from studies.search.search_report import best_first, write_report
@@ -35,7 +32,9 @@ class Search(StoredStudy[SearchDefinition]):
 
     program = "search.py"
     definition_type = SearchDefinition
+    own_setting = "space"
 
+    @repeated
     def begin(
         self, definition: SearchDefinition, n_trials: int | None
     ) -> tuple[optuna.Study, Queue]:
@@ -47,9 +46,8 @@ class Search(StoredStudy[SearchDefinition]):
         # Done again from the start by the next one where this process dies in between.
         with alone(self.storage.engine):
             study = create_or_load(self.storage, self.name, definition.direction)
-            there = study.user_attrs.get("definition")
-            if there is not None:
-                was = SearchDefinition(**there)
+            was = self.begun(study)
+            if was is not None:
                 check_same(self.folder, was, definition, SearchDefinition.FIXED)
             study.set_user_attr("definition", asdict(definition))
             queue = Queue(study, self.folder)
@@ -60,6 +58,7 @@ class Search(StoredStudy[SearchDefinition]):
             study.set_user_attr("wanted", n_trials)
         return study, queue
 
+    @repeated
     def confirmation(self, study: optuna.Study, definition: SearchDefinition) -> Queue | None:
         """The queue of the last step's trainings: the winner and the base, each over the seeds.
 

@@ -8,6 +8,7 @@ import gzip
 import http.server
 import inspect
 import io
+import json
 import os
 import shutil
 import socket
@@ -23,8 +24,9 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+import train
 from datamodules import sources
-from datamodules.sources import FILES, SHA256, DataUnavailableError, fetch
+from datamodules.sources import FILES, RECORD, SHA256, DataUnavailableError, fetch
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = sorted(SHA256)
@@ -44,9 +46,20 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(real: Path, tmp_path: Path) -> Path:
-    """A root that holds FashionMNIST, to be damaged."""
-    shutil.copytree(real, tmp_path / "data" / "FashionMNIST" / "raw")
+    """A root that holds FashionMNIST, placed by hand, to be damaged."""
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FILES:
+        shutil.copy(real / file, raw)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def fetched(copy: Path, use: Callable[..., None]) -> Path:
+    """A root whose files this project has seen whole."""
+    use(refused=refuse)
+    fetch("FashionMNIST", copy)
+    return copy
 
 
 @pytest.fixture
@@ -69,13 +82,15 @@ def refuse(name: str, temporary: Path) -> Path:
 
 def snapshot(root: Path) -> dict[Path, tuple[int, int]]:
     """Inode and time of change of everything under a root."""
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*")}
+    return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in root.rglob("*")}
 
 
 def assert_whole(raw: Path) -> None:
-    """The four files are good, and nothing else is left beside them."""
-    assert sorted(path.name for path in raw.iterdir()) == sorted(FILES)
-    assert sources._bad_files(raw.parent.name, raw) == []
+    """The four files are good, and nothing but their record is left beside them."""
+    assert sorted(path.name for path in raw.iterdir()) == sorted([*FILES, RECORD])
+    assert sources._wanted(raw.parent.name, raw) == []
+    record = json.loads((raw / RECORD).read_text())
+    assert {file: entry["sha256"] for file, entry in record.items()} == SHA256[raw.parent.name]
 
 
 def damage(file: Path, how: str) -> None:
@@ -105,25 +120,117 @@ def test_fetches_into_an_empty_folder(name: str, tmp_path: Path) -> None:
     assert np.bincount(test.targets).size == 10
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "tampered"])
-def test_repairs_a_bad_file_and_only_that(
+def decay(file: Path) -> None:
+    """Change a byte as a disk does that forgets: size and times stay."""
+    before = file.stat()
+    damage(file, "tampered")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    sources._sha256.cache_clear()  # as in another process
+
+
+@pytest.mark.parametrize("how", ["missing", "decayed"])
+def test_repairs_a_file_of_its_own_and_only_that(
     how: str,
-    copy: Path,
+    fetched: Path,
     real: Path,
     use: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     use(refused=refuse, folder=folder_source(real))
-    raw = copy / "FashionMNIST" / "raw"
-    damage(raw / LABELS, how)
+    raw = fetched / "FashionMNIST" / "raw"
+    if how == "missing":
+        damage(raw / LABELS, how)
+    else:
+        decay(raw / LABELS)
     before = snapshot(raw)
-    assert fetch("FashionMNIST", copy) == raw
+    assert fetch("FashionMNIST", fetched) == raw
     assert_whole(raw)
     after = snapshot(raw)
     assert [file for file in FILES if before.get(raw / file) != after[raw / file]] == [LABELS]
     said = capsys.readouterr().err
     assert said.count("does not match") == (how != "missing")
     assert how == "missing" or f"{raw / LABELS} does not match its SHA-256" in said
+
+
+@pytest.mark.parametrize("how", ["truncated", "tampered", "folder", "link to nothing"])
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_a_file_that_somebody_put_there_is_never_replaced(
+    how: str, seen: bool, copy: Path, real: Path, use: Callable[..., None]
+) -> None:
+    """Whether this project has seen the original in its place before or not; nor is another one."""
+    raw = copy / "FashionMNIST" / "raw"
+    use(folder=folder_source(real))
+    if seen:
+        fetch("FashionMNIST", copy)
+    if how in ("folder", "link to nothing"):
+        (raw / LABELS).unlink()
+        (raw / LABELS).mkdir() if how == "folder" else (raw / LABELS).symlink_to("elsewhere")
+    else:
+        damage(raw / LABELS, how)
+    damage(raw / IMAGES, "missing")
+    before = snapshot(copy)
+    with pytest.raises(DataUnavailableError) as error:
+        fetch("FashionMNIST", copy)
+    assert snapshot(copy) == before
+    message = str(error.value)
+    assert f"{raw} holds {LABELS}: neither FashionMNIST's original" in message
+    assert "--data.root" in message
+    assert "\n" not in message
+    # Moved away, all of the originals come.
+    (raw / LABELS).rename(raw / "mine")
+    fetch("FashionMNIST", copy)
+    (raw / "mine").rename(copy / "mine")
+    assert_whole(raw)
+
+
+def test_a_file_that_comes_while_others_are_fetched_is_not_replaced(
+    copy: Path, real: Path, use: Callable[..., None]
+) -> None:
+    raw = copy / "FashionMNIST" / "raw"
+    damage(raw / IMAGES, "missing")
+    damage(raw / LABELS, "missing")
+
+    def meanwhile(name: str, temporary: Path) -> Path:
+        (raw / LABELS).write_bytes(b"mine")
+        return real
+
+    use(slow=meanwhile)
+    with pytest.raises(DataUnavailableError, match=f"holds {LABELS}: neither"):
+        fetch("FashionMNIST", copy)
+    assert (raw / LABELS).read_bytes() == b"mine"
+
+
+def test_the_command_line_leaves_a_user_s_own_files_alone(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data set of one's own in the place and format of FashionMNIST."""
+    raw = copy / "FashionMNIST" / "raw"
+    for file in FILES:
+        damage(raw / file, "tampered")
+    before = snapshot(copy)
+    with pytest.raises(SystemExit) as ended:
+        train.main(
+            [
+                "fit",
+                "--config=configs/baseline_cnn.yaml",
+                f"--data.root={copy}",
+                f"--runs_dir={tmp_path / 'runs'}",
+            ]
+        )
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert snapshot(copy) == before
+    assert error.startswith(f"train.py: error: {raw} holds {', '.join(FILES)}: neither")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", "\xff"])
+def test_a_damaged_record_owns_nothing(content: str, fetched: Path) -> None:
+    raw = fetched / "FashionMNIST" / "raw"
+    (raw / RECORD).write_bytes(content.encode("latin-1"))
+    decay(raw / LABELS)
+    with pytest.raises(DataUnavailableError, match=f"holds {LABELS}: neither"):
+        fetch("FashionMNIST", fetched)
 
 
 def test_unpacks_the_debian_package(
@@ -139,18 +246,18 @@ def test_unpacks_the_debian_package(
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "tampered"])
 def test_refuses_a_bad_source(
-    how: str, copy: Path, tmp_path: Path, real: Path, use: Callable[..., None]
+    how: str, fetched: Path, tmp_path: Path, real: Path, use: Callable[..., None]
 ) -> None:
-    """The damaged file under the root stays as it is, and the error gives the reason."""
+    """The decayed files under the root stay as they are, and the error gives the reason."""
     shutil.copytree(real, tmp_path / "source")
     damage(tmp_path / "source" / IMAGES, how)
     use(folder=folder_source(tmp_path / "source"))
-    raw = copy / "FashionMNIST" / "raw"
+    raw = fetched / "FashionMNIST" / "raw"
     for file in (LABELS, IMAGES):  # a source that is good for one of them is refused as well
-        damage(raw / file, "tampered")
+        decay(raw / file)
     before = snapshot(raw)
     with pytest.raises(DataUnavailableError) as error:
-        fetch("FashionMNIST", copy)
+        fetch("FashionMNIST", fetched)
     assert snapshot(raw) == before
     reason = (
         "[Errno 2] No such file" if how == "missing" else f"{IMAGES} does not match its SHA-256"
@@ -284,11 +391,28 @@ def test_apt_without_package_lists(
     assert not any(path.name.endswith("Release") for path in lists.rglob("*"))
 
 
-def test_a_root_with_good_files_is_not_written_to(copy: Path, use: Callable[..., None]) -> None:
+def test_good_files_get_a_record_and_nothing_is_written_after_that(
+    copy: Path, use: Callable[..., None]
+) -> None:
     use(refused=refuse)
+    raw = copy / "FashionMNIST" / "raw"
     before = snapshot(copy)
     fetch("FashionMNIST", copy)
-    assert snapshot(copy) == before
+    assert_whole(raw)
+    recorded = snapshot(copy)
+    new = {path for path in recorded if recorded[path] != before.get(path)}
+    assert new == {raw, raw / RECORD}
+    fetch("FashionMNIST", copy)
+    assert snapshot(copy) == recorded
+
+
+def test_good_files_need_no_record(copy: Path, use: Callable[..., None]) -> None:
+    """Where none can be written, here because a folder has its name."""
+    use(refused=refuse)
+    raw = copy / "FashionMNIST" / "raw"
+    (raw / RECORD).mkdir()
+    assert fetch("FashionMNIST", copy) == raw
+    assert sorted(path.name for path in raw.iterdir()) == sorted([*FILES, RECORD])
 
 
 def test_a_root_that_cannot_be_written_to(tmp_path: Path) -> None:

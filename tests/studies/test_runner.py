@@ -14,7 +14,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from foundation.errors import UserError
-from studies.queue.queue import Lost, Queue, create_or_load, open_storage
+from studies.queue.queue import Lost, Queue, create_or_load
+from studies.queue.storage import open_storage
 from studies.runner import Outcome, Runner
 from studies.training import SeveralProcesses
 

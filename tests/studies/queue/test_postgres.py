@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ import optuna
 import pytest
 import sqlalchemy
 import yaml
+from optuna.trial import TrialState
 
 import search
-from studies.queue.queue import Queue, alone, create_or_load, open_storage
+import studies.queue.queue
+from foundation.errors import UserError
+from studies.queue import patience
+from studies.queue.patience import StorageAway
+from studies.queue.queue import Queue, create_or_load
+from studies.queue.storage import alone, open_storage
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -52,56 +59,81 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The URL of an empty database that asks for a password."""
-    programs = binaries()
-    user: dict[str, Any] = {}
-    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-    if os.getuid() == 0:  # as whom PostgreSQL refuses to run
-        names = {entry.pw_name for entry in pwd.getpwall()}
-        name = "postgres" if "postgres" in names else "nobody"
-        user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
-        shutil.chown(folder, name)
-    (folder / "password").write_text(PASSWORD)
-    (folder / "password").chmod(0o644)
-    data, port = folder / "data", free_port()
-    who = ["-U", "me", "-A", "scram-sha-256", "--pwfile", str(folder / "password")]
-    subprocess.run(
-        [str(programs / "initdb"), "-D", str(data), *who, "--no-sync"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=folder,
-        **user,
-    )
-    options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-F"]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *options],
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            start_new_session=True,
-            **user,
+class Server:
+    """A PostgreSQL server with an empty database that asks for a password."""
+
+    def __init__(self) -> None:
+        self.programs = binaries()
+        self.user: dict[str, Any] = {}
+        self.folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+        if os.getuid() == 0:  # as whom PostgreSQL refuses to run
+            names = {entry.pw_name for entry in pwd.getpwall()}
+            name = "postgres" if "postgres" in names else "nobody"
+            self.user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+            shutil.chown(self.folder, name)
+        (self.folder / "password").write_text(PASSWORD)
+        (self.folder / "password").chmod(0o644)
+        self.port = free_port()
+        who = ["-U", "me", "-A", "scram-sha-256", "--pwfile", str(self.folder / "password")]
+        subprocess.run(
+            [str(self.programs / "initdb"), "-D", str(self.folder / "data"), *who, "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.folder,
+            **self.user,
         )
-    try:
-        base = sqlalchemy.URL.create(
-            "postgresql+psycopg", "me", PASSWORD, "127.0.0.1", port, "postgres"
-        )
-        engine = sqlalchemy.create_engine(base)
+        parts = ("postgresql+psycopg", "me", PASSWORD, "127.0.0.1", self.port, "postgres")
+        self.parsed = sqlalchemy.URL.create(*parts)
+        self.url = self.parsed.render_as_string(hide_password=False)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        options = ["-p", str(self.port), "-k", str(self.folder), "-F"]
+        options += ["-c", "listen_addresses=127.0.0.1"]
+        with (self.folder / "log.txt").open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.folder / "data", *options],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                **self.user,
+            )
+        engine = sqlalchemy.create_engine(self.parsed)
         deadline = time.monotonic() + PATIENCE
         while True:
-            assert process.poll() is None, (folder / "log.txt").read_text()
+            assert self.process.poll() is None, (self.folder / "log.txt").read_text()
             with suppress(sqlalchemy.exc.OperationalError), engine.connect():
                 break
             assert time.monotonic() < deadline
             time.sleep(0.05)
         engine.dispose()
-        yield base.render_as_string(hide_password=False)
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """A fast shutdown; SIGQUIT for one that is as good as a crash."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(PATIENCE)
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
     finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown
-        process.wait(PATIENCE)
-        shutil.rmtree(folder)
+        server.stop()
+        shutil.rmtree(server.folder)
+
+
+@pytest.fixture
+def server(running: Server) -> str:
+    """The URL of a server that answers; a test may have stopped it."""
+    if running.process is None:
+        running.start()
+    return running.url
 
 
 @pytest.fixture
@@ -185,7 +217,7 @@ def test_a_dead_process_lets_the_next_one_in(server: str, place: Path) -> None:
     """Killed while it alone may change the queue."""
     code = (
         "import sys, sqlalchemy\n"
-        "from studies.queue.queue import alone\n"
+        "from studies.queue.storage import alone\n"
         "with alone(sqlalchemy.create_engine(sys.argv[1])):\n"
         "    print('in', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -237,3 +269,298 @@ def test_a_queue_on_a_server(server: str, tmp_path: Path) -> None:
     assert {trial.state.name for trial in queues[0].trials()} == {"WAITING"}
     for storage in storages:
         storage.engine.dispose()
+
+
+# A server that goes away and comes back.
+
+
+def close_connections(server: str) -> None:
+    """Have the server close all but this one."""
+    engine = sqlalchemy.create_engine(server)
+    others = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where pid <> "
+    with engine.connect() as connection:
+        connection.execute(
+            sqlalchemy.text(f"{others} pg_backend_pid() and backend_type = 'client backend'")
+        )
+    engine.dispose()
+
+
+def life_of_trials(queue: Queue) -> None:
+    """All that a queue does: three trials are filled in, one of them given back, and a fourth."""
+
+    def fill() -> None:
+        with alone(queue.storage.engine):
+            queue.fill([{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.3}])
+
+    queue.storage.patience(fill)
+    first = queue.take()
+    assert first is not None
+    queue.give_back(first)
+    while (trial_id := queue.take()) is not None:
+        trial = optuna.Trial(queue.study, trial_id)
+        trial.suggest_float("lr", 0, 1)
+        queue.storage.set_trial_intermediate_value(trial_id, 1, 0.25)
+        queue.finish(trial_id, TrialState.COMPLETE, 0.5, {"epochs": trial.number})
+    last = queue.take(create=True)
+    assert last is not None
+    queue.finish(last, TrialState.FAIL, None, {"reason": "none"})
+
+
+def assert_all_once(queue: Queue) -> None:
+    study = optuna.load_study(study_name=queue.study.study_name, storage=queue.storage)
+    found = study.trials
+    assert [t.number for t in found] == [0, 1, 2, 3]
+    assert [t.state.name for t in found] == ["COMPLETE"] * 3 + ["FAIL"]
+    assert [t.value for t in found] == [0.5, 0.5, 0.5, None]
+    assert [t.system_attrs["fixed_params"]["lr"] for t in found[:3]] == [0.1, 0.2, 0.3]
+    assert [t.params for t in found[:3]] == [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.3}]
+    assert [t.intermediate_values for t in found] == [{1: 0.25}] * 3 + [{}]
+    assert [t.user_attrs["tries"] for t in found] == [1] * 4
+    assert [t.user_attrs.get("epochs") for t in found] == [0, 1, 2, None]
+
+
+@contextmanager
+def joined(url: str, name: str, folder: Path) -> Iterator[Queue]:
+    storage = open_storage(url)
+    try:
+        with Queue(create_or_load(storage, name, "maximize"), folder) as queue:
+            yield queue
+    finally:
+        storage.engine.dispose()
+
+
+@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.slow)])
+def test_connections_that_are_closed_before_any_statement(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], stride: int
+) -> None:
+    """At every statement that a queue makes, or some of them, in a study each."""
+    statements, cut = 0, 0
+
+    def close(*_: Any) -> None:
+        nonlocal statements
+        statements += 1
+        if statements == cut:
+            close_connections(server)
+
+    while cut <= statements:
+        statements, cut = 0, cut + stride
+        with joined(server, f"cut {stride} {cut}", tmp_path) as queue:
+            sqlalchemy.event.listen(queue.storage.engine, "before_cursor_execute", close)
+            life_of_trials(queue)
+            assert_all_once(queue)
+    assert cut > 100
+    assert capsys.readouterr().err == ""  # nobody had to wait
+
+
+class Wire:
+    """A connection's way to the server, on which the answer to a COMMIT may get lost."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.commits = self.lost = 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, server: str) -> str:
+        port = self.socket.getsockname()[1]
+        return sqlalchemy.make_url(server).set(port=port).render_as_string(hide_password=False)
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self.socket.accept()
+                server = socket.create_connection(("127.0.0.1", self.port))
+                lose = threading.Event()
+                for ends in ((client, server, lose, True), (server, client, lose, False)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(
+        self, source: socket.socket, target: socket.socket, lose: threading.Event, asks: bool
+    ) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if asks and b"COMMIT" in data:
+                    self.commits += 1
+                    if self.commits == self.lost:
+                        lose.set()
+                if not asks and lose.is_set():
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@pytest.mark.parametrize("stride", [10, pytest.param(1, marks=pytest.mark.slow)])
+def test_commits_whose_answer_is_lost(
+    server: str,
+    running: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stride: int,
+) -> None:
+    """Done, as far as the server knows, and unknown here: nothing is done twice."""
+    wire = Wire(running.port)
+    number = 0
+    while number <= wire.commits:
+        wire.lost = 0
+        number += stride
+        with joined(wire.url(server), f"lost {stride} {number}", tmp_path) as queue:
+            wire.commits, wire.lost = 0, number
+            life_of_trials(queue)
+            assert_all_once(queue)
+    wire.socket.close()
+    assert number > 30
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+def test_a_queue_waits_for_a_server_that_restarts(
+    server: str,
+    running: Server,
+    tmp_path: Path,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with joined(server, f"restart {number}", tmp_path) as queue:
+        queue.fill([{"lr": 0.1}])
+        trial_id = queue.take()
+        assert trial_id is not None
+        with queue.working_on(trial_id):
+            running.stop(number)
+            again = threading.Timer(1.5, running.start)
+            again.start()
+            queue.finish(trial_id, TrialState.COMPLETE, 0.5)
+            again.join()
+        (trial,) = queue.trials()
+        assert (trial.state, trial.user_attrs["tries"]) == (TrialState.COMPLETE, 1)
+    away, back = capsys.readouterr().err.splitlines()
+    assert away.startswith("the storage is away (")
+    assert away.endswith("; trying again for 5 minutes")
+    assert PASSWORD not in away
+    assert back.startswith("the storage is back after ")
+
+
+def test_patience_comes_to_an_end(
+    server: str, running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is there again once the server is."""
+    monkeypatch.setattr(patience, "PATIENCE", 1.0)
+    with joined(server, "end", tmp_path) as queue:
+        queue.fill([{"lr": 0.1}])
+        running.stop()
+        began = time.monotonic()
+        with pytest.raises(StorageAway):
+            queue.take()
+        assert 1 < time.monotonic() - began < 5
+        for _ in range(20):  # what still wants to be done on the way out
+            with pytest.raises(StorageAway):
+                queue.take()
+        assert time.monotonic() - began < 6
+        running.start()
+        assert queue.take() is not None
+        close_connections(server)
+        queue.trials()
+
+
+def test_nobody_is_thought_dead_for_the_time_that_the_server_was(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(server, "silent", tmp_path) as one, joined(server, "silent", tmp_path) as two:
+        one.fill([{"lr": 0.1}])
+        trial_id = one.take()
+        assert trial_id is not None
+        owner = {"host": "elsewhere", "lock": "/on/another/machine.lock", "pid": 1}
+        one.storage.set_trial_user_attr(trial_id, "owner", owner)
+        with one.storage.engine.begin() as connection:
+            old = "update trial_heartbeats set heartbeat = now() - interval '2 minutes'"
+            connection.execute(sqlalchemy.text(old))
+        assert two.take() is None  # the server began less than a minute ago
+        monkeypatch.setattr(studies.queue.queue, "GRACE", 0)
+        assert two.take() == trial_id
+
+
+def test_a_process_that_joins_waits_for_the_server(
+    server: str, running: Server, tmp_path: Path
+) -> None:
+    """A worker, or a training of several processes, which another process has started."""
+    running.stop()
+    with pytest.raises(UserError, match="refused"):
+        open_storage(server)
+    again = threading.Timer(1, running.start)
+    again.start()
+    open_storage(server, patient=True).engine.dispose()
+    again.join()
+
+
+def test_a_search_goes_on_after_a_restart(server: str, running: Server, place: Path) -> None:
+    process = start("--config=shared.yaml", f"--storage={server}", "--name=on", "--n_trials=6")
+    wait_for(lambda: states(server, "on").count("COMPLETE") >= 2, process)
+    wait_for(lambda: "RUNNING" in states(server, "on"), process)
+    running.stop()
+    time.sleep(1.5)
+    running.start()
+    out, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error
+    assert [line.partition(" (")[0].partition(" after")[0] for line in error.splitlines()] == [
+        "the storage is away",
+        "the storage is back",
+    ]
+    assert "6 trials: 6 completed." in out
+    trials = optuna.load_study(study_name="on", storage=server).trials
+    assert [trial.user_attrs["tries"] for trial in trials] == [1] * 6
+    assert [set(trial.intermediate_values) for trial in trials] == [{1, 2}] * 6
+
+
+@pytest.mark.slow
+def test_workers_go_on_after_a_restart(server: str, running: Server, place: Path) -> None:
+    options = [f"--storage={server}", "--name=workers", "--n_trials=12", "--workers=3"]
+    process = start("--config=shared.yaml", *options)
+    wait_for(lambda: states(server, "workers").count("RUNNING") == 3, process)
+    running.stop(signal.SIGQUIT)
+    time.sleep(1.5)
+    running.start()
+    out, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error
+    assert "12 trials: 12 completed." in out
+    trials = optuna.load_study(study_name="workers", storage=server).trials
+    assert [trial.user_attrs["tries"] for trial in trials] == [1] * 12
+
+
+def test_an_interruption_does_not_wait_for_the_server(
+    server: str, running: Server, place: Path
+) -> None:
+    """And the same command goes on when it is back, exactly."""
+    options = ["--config=shared.yaml", f"--storage={server}", "--name=stop", "--n_trials=4"]
+    process = start(*options)
+    wait_for(lambda: "RUNNING" in states(server, "stop"), process)
+    running.stop()
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("the storage is away (")
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - began < 5
+    assert (process.returncode, error) == (
+        130,
+        "search.py: interrupted; the same command goes on from here\n",
+    )
+    running.start()
+    process = start(*options)
+    out, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (0, "")
+    assert "4 trials: 4 completed." in out
+
+
+def states(server: str, name: str) -> list[str]:
+    """The trials' states; nothing where there is no study yet."""
+    engine = sqlalchemy.create_engine(server)
+    query = "select state from trials join studies using (study_id) where study_name = :name"
+    try:
+        with engine.connect() as connection:
+            return list(connection.execute(sqlalchemy.text(query), {"name": name}).scalars())
+    except sqlalchemy.exc.ProgrammingError:
+        return []
+    finally:
+        engine.dispose()

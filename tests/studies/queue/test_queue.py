@@ -13,17 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from foundation.errors import UserError
-from studies.queue.queue import (
-    GRACE,
-    MAX_TRIES,
-    Lost,
-    Queue,
-    alone,
-    create_or_load,
-    open_storage,
-    without_password,
-)
+from studies.queue.queue import MAX_TRIES, Lost, Queue, create_or_load
+from studies.queue.storage import GRACE, alone, open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -314,36 +305,3 @@ def test_finished_trials_are_never_taken(join: Callable[[], Queue]) -> None:
     queue.study.add_trial(create_trial(state=TrialState.FAIL))
     queue.study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
     assert queue.take() is None
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("postgresql+psycopg://me:secret@127.0.0.1:1/x", "Connection refused"),
-        ("postgresql+psycopg://me:sec:r/et@127.0.0.1:port/x", "port"),
-        ("postgresql+psycopg://127.0.0.1:1/x?user=me&password=secret", "Connection refused"),
-        ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "No module named 'psycopg2'"),
-        ("mysql://me:secret@127.0.0.1/x", "neither postgresql nor sqlite"),
-        ("nonsense", "Could not parse"),
-        ("me:secret@127.0.0.1/x", "Could not parse"),
-        ("sqlite://", "no file"),
-        ("sqlite:////no/such/folder/study.db", "no file"),
-    ],
-)
-def test_a_useless_storage_is_explained_in_a_line_without_password(url: str, reason: str) -> None:
-    with pytest.raises(UserError) as error:
-        open_storage(url)
-    text = str(error.value)
-    assert text.startswith("--storage ")
-    assert reason in text
-    assert "e.g." in text or "pip install" in text
-    assert "\n" not in text
-    assert "secret" not in text
-    assert "sec:r" not in text
-
-
-def test_only_the_password_is_left_out() -> None:
-    url = "--storage=postgresql+psycopg://me:s%3A@ecret@host:5432/name"
-    assert without_password(url) == "--storage=postgresql+psycopg://me:***@host:5432/name"
-    for plain in ("sqlite:////tmp/study.db", "--space.lr={low: 0, high: 1}", "pg://me@host:1/x"):
-        assert without_password(plain) == plain

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.queue.queue import Queue, create_or_load, open_storage
+from studies.queue.queue import Queue, create_or_load
+from studies.queue.storage import open_storage
 from studies.queue.workers import work
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
