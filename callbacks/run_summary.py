@@ -92,7 +92,11 @@ class RunSummary(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
+        best, seconds = state_dict["best"], state_dict["seconds"]
+        if best:
+            self.best = {name: float(value) for name, value in best.items()}
+            self.best["epoch"] = int(best["epoch"])
+        self.seconds = float(seconds)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +115,8 @@ class RunSummary(Callback):
         now = {"epoch": trainer.current_epoch + 1, **_metrics(trainer, "val/")}
         if monitor not in now:
             return
-        if not self.best or better(now[monitor], self.best[monitor]) != self.best[monitor]:
+        best = self.best.get(monitor)
+        if best is None or better(now[monitor], best) != best:
             self.best = now
 
     @override

@@ -7,13 +7,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from foundation.run_folder import CONFIG_KEY
+from foundation.run_folder import CONFIG_KEY, SIGNATURE_KEY
+from foundation.signature import sign
 
 
 class SaveConfig(SaveConfigCallback):
     """Save the configuration of a ``fit`` in its run's folder and in every checkpoint.
 
-    So a run can be repeated, and a checkpoint that was moved still knows what it is.
+    So a run can be repeated, and a checkpoint that was moved still knows what it is. There it is
+    signed: the user's own configuration counts as a whole, somebody else's does not.
     """
 
     @override
@@ -30,6 +32,8 @@ class SaveConfig(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.text
+        if (signature := sign(self.text)) is not None:
+            checkpoint[SIGNATURE_KEY] = signature
 
     @override
     def on_load_checkpoint(
@@ -41,7 +45,9 @@ class SaveConfig(SaveConfigCallback):
             return
 
         def here(path: str) -> str:
-            return str(Path(folder, Path(path).name)) if path else path
+            name = Path(path).name
+            # The callbacks remove files that are no longer among the best: none but these.
+            return str(Path(folder, name)) if name not in ("", "..") else ""
 
         for state in checkpoint.get("callbacks", {}).values():
             if "best_model_path" in state:
@@ -49,4 +55,6 @@ class SaveConfig(SaveConfigCallback):
                 for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
                     state[name] = here(state[name])
                 best = state["best_k_models"]
-                state["best_k_models"] = {here(path): score for path, score in best.items()}
+                state["best_k_models"] = {
+                    here(path): score for path, score in best.items() if here(path)
+                }
