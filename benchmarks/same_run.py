@@ -44,7 +44,8 @@ def summary(run: Path) -> dict[str, Any]:
 def last(run: Path) -> dict[str, Any]:
     """``last.ckpt`` without paths and times: weights, averages, optimizer, schedule, counters."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    del checkpoint["config"]
+    for name in ("config", "config_signature"):
+        checkpoint.pop(name, None)
     states = checkpoint["callbacks"]
     for name in [name for name in states if name.startswith(_ELSEWHERE)]:
         del states[name]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
@@ -15,6 +14,7 @@ from diagnosis.diagnosis import Diagnosis, as_markdown, diagnose
 from diagnosis.reference import nearest_mean_accuracy
 from foundation.run_folder import as_typed
 from foundation.run_logger import RunLogger
+from foundation.yaml_text import load_yaml
 
 
 class FitDiagnosis(Callback):
@@ -66,7 +66,7 @@ class FitDiagnosis(Callback):
         if not curves["val/accuracy"]:
             return
         path = run / "config.yaml"
-        config = yaml.safe_load(path.read_text()) if path.is_file() else None
+        config = load_yaml(path.read_text()) if path.is_file() else None
         classes: Any = pl_module.num_classes
         self.diagnosis = diagnose(curves, classes, self.reference, config=config)
         entries: dict[str, Any] = {"nearest_mean_accuracy": self.reference}

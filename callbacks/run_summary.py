@@ -94,8 +94,13 @@ class RunSummary(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.final = state_dict.get("best", {}), state_dict.get("final", {})
-        self.seconds = state_dict["seconds"]
+        best = state_dict.get("best", {})
+        if best:
+            self.best = {name: float(value) for name, value in best.items()}
+            self.best["epoch"] = int(best["epoch"])
+        final = state_dict.get("final", {})
+        self.final = {name: float(value) for name, value in final.items()}
+        self.seconds = float(state_dict["seconds"])
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,7 +119,8 @@ class RunSummary(Callback):
         now = {"epoch": trainer.current_epoch + 1, **_metrics(trainer, "val/")}
         if monitor not in now:
             return
-        if not self.best or better(now[monitor], self.best[monitor]) != self.best[monitor]:
+        best = self.best.get(monitor)
+        if best is None or better(now[monitor], best) != best:
             self.best = now
 
     @override

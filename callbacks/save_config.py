@@ -7,14 +7,16 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from foundation.run_folder import CONFIG_KEY
+from foundation.run_folder import CONFIG_KEY, SIGNATURE_KEY
+from foundation.signature import sign
 from foundation.whole_file import write
 
 
 class SaveConfig(SaveConfigCallback):
     """Save the configuration of a ``fit`` in its run's folder and in every checkpoint.
 
-    So a run can be repeated, and a checkpoint that was moved still knows what it is. A run that is
+    So a run can be repeated, and a checkpoint that was moved still knows what it is. There it is
+    signed: the user's own configuration counts as a whole, somebody else's does not. A run that is
     resumed keeps its old one until it does go on.
     """
 
@@ -45,3 +47,5 @@ class SaveConfig(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.text
+        if (signature := sign(self.text)) is not None:
+            checkpoint[SIGNATURE_KEY] = signature

@@ -70,11 +70,18 @@ class SignalStatistics(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"layers": self.layers, "statistics": self.statistics}
+        rows = [
+            (kind, name, *by_layer[name])
+            for kind, by_layer in self.statistics.items()
+            for name in by_layer
+        ]
+        return {"layers": self.layers, "statistics": rows}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.layers, self.statistics = state_dict["layers"], state_dict["statistics"]
+        self.layers = [str(name) for name in state_dict["layers"]]
+        for kind, name, mean, std in state_dict["statistics"]:
+            self.statistics.setdefault(str(kind), {})[name] = (float(mean), float(std))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

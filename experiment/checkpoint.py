@@ -1,21 +1,20 @@
-"""Checkpoints that a run goes on from: whose they are, and what is left to do."""
+"""The checks that a checkpoint belongs to a model and a run, and what its restoring may fail at."""
 
-import json
-import os
-import platform
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.connectors import checkpoint_connector
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.run_folder import run_folder
-from foundation.run_logger import RunLogger
-from foundation.whole_file import write
 
-LAST = "last.ckpt"
-_MARK = ".torchrun"  # in a run's folder: which torchrun made it
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 def check_fits(checkpoint: dict[str, Any], model: LightningModule, path: Path) -> None:
@@ -39,58 +38,78 @@ def check_fits(checkpoint: dict[str, Any], model: LightningModule, path: Path) -
             )
 
 
-def run_that_goes_on(path: Path | None) -> Path | None:
-    """The run that a fit from this checkpoint goes on in; None where it begins another.
+def check_states(checkpoint: dict[str, Any], trainer: Trainer, path: Path) -> None:
+    """Refuse states of loops and callbacks that are not what they would be in this run.
 
-    From any but the last checkpoint, it would write over what the run did after it.
+    Raises:
+        UserError: names the first value that is of another kind.
     """
-    return run_folder(path) if path is not None and path.name == LAST else None
+    states, loops = checkpoint.get("callbacks", {}), checkpoint.get("loops", {})
+    chosen = states.get("ChosenPrecision", {}).get("precision", "32-true")
+    wrong = "" if chosen in _PRECISIONS else "ChosenPrecision.precision"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if type(callback).__module__.startswith(("lightning.", "callbacks.")):
+            theirs, ours = states.get(callback.state_key), callback.state_dict()
+            if theirs and ours:
+                wrong = wrong or _unlike(theirs, ours, callback.state_key, numbers=True)
+    for name in ("fit_loop", "validate_loop", "test_loop", "predict_loop"):
+        if name in loops:
+            ours = getattr(trainer, name).state_dict()
+            wrong = wrong or _unlike(loops[name], ours, name, numbers=False)
+    if wrong:
+        raise UserError(
+            f"--ckpt_path {path}: {wrong} is not what a run keeps there; "
+            "use a checkpoint that train.py fit wrote"
+        )
 
 
-def finished(checkpoint: dict[str, Any], run: Path, max_epochs: int, max_steps: int) -> str:
-    """Say why nothing is left to do in a run; empty where something is.
+def _unlike(theirs: Any, ours: Any, name: str, *, numbers: bool) -> str:
+    """The name of the first value that is of another kind than ours; empty for none.
 
     Args:
-        checkpoint: the run's last.
-        run: its folder.
-        max_epochs: of the command; -1 for no limit.
-        max_steps: likewise.
+        numbers: whether a table that is empty in ours is one of numbers.
     """
-    epochs, states = checkpoint["epoch"], checkpoint.get("callbacks", {}).values()
-    stopped = any(s["wait_count"] >= s["patience"] for s in states if "wait_count" in s)
-    reached = 0 <= max_epochs <= epochs or 0 <= max_steps <= checkpoint["global_step"]
-    file = run / "summary.json"
-    summary = json.loads(file.read_text()) if file.is_file() else {}
-    if not (stopped or reached) or summary.get("epochs") != epochs or "finished" not in summary:
-        return ""
-    if stopped:
-        return f"stopped early after {epochs} epochs"
-    return f"all {epochs} epochs are done; a larger --trainer.max_epochs trains on"
+    if isinstance(ours, dict):
+        if not isinstance(theirs, dict) or not all(isinstance(key, str) for key in theirs):
+            return name
+        if numbers and not ours:
+            return "" if all(map(_is_number, theirs.values())) else name
+        shared = sorted(ours.keys() & theirs.keys())
+        parts = (_unlike(theirs[k], ours[k], f"{name}.{k}", numbers=numbers) for k in shared)
+        return next(filter(None, parts), "")
+    if isinstance(ours, bool | str | list):
+        alike = isinstance(theirs, type(ours))
+    elif isinstance(ours, int):
+        alike = isinstance(theirs, int) and not isinstance(theirs, bool)
+    elif isinstance(ours, float | Tensor):
+        alike = _is_number(theirs)
+    else:  # None, until there is one
+        alike = theirs is None or isinstance(theirs, str) or _is_number(theirs)
+    return "" if alike else name
 
 
-def mark(logger: RunLogger) -> None:
-    """Note in a run's folder which torchrun made it, where one did."""
-    if name := _torchrun():
-        write(Path(logger.log_dir, _MARK), name)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def restarted_run(folder: Path) -> Path | None:
-    """The last checkpoint of the run that this process was restarted for by torchrun, if any.
+@contextmanager
+def while_restoring(path: Path | None) -> Iterator[None]:
+    """Make one line of what fails while Lightning restores a run from a checkpoint.
 
-    Args:
-        folder: of the experiment's runs.
+    Raises:
+        UserError: it fails; an error of the run itself passes as it is.
     """
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return None
-    for path in folder.glob(f"version_*/{_MARK}"):
-        last = path.parent / "checkpoints" / LAST
-        if path.read_text() == _torchrun() and last.is_file():
-            return last
-    return None
-
-
-def _torchrun() -> str:
-    """A name that is the same for all restarts; empty without torchrun."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    # Its name unless --rdzv_id is given; then its process tells it from others.
-    return f"{platform.node()} {os.getppid()}" if name == "none" else name
+    try:
+        yield
+    except (UserError, MisconfigurationException):
+        raise
+    except Exception as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        names = (frame.f_globals.get("__name__") for frame, _ in frames)
+        if path is None or checkpoint_connector.__name__ not in names:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"--ckpt_path {path}: cannot be restored ({type(error).__name__}: {reason}); "
+            "use another checkpoint of the run, or start a new one"
+        ) from error

@@ -1,6 +1,7 @@
 """The LightningCLI of one training: its options, callbacks and run folder."""
 
 import sys
+from argparse import SUPPRESS
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -35,22 +36,27 @@ from callbacks.chosen_precision import ChosenPrecision
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.save_config import SaveConfig
 from datamodules import ImageDataModule
-from experiment.checkpoint import check_fits, finished, mark, restarted_run, run_that_goes_on
+from experiment.checkpoint import check_fits, check_states, while_restoring
 from experiment.closing_table import print_report
+from experiment.going_on import finished, mark, restarted_run, run_that_goes_on
+from experiment.strangers_config import strangers_config
 from foundation.checkout import find_own_modules
+from foundation.checkpoint_file import read_checkpoint
 from foundation.checkpoint_io import WholeCheckpointIO
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from foundation.run_folder import (
     CONFIG_KEY,
+    SIGNATURE_KEY,
     as_typed,
+    check_name,
     experiment_name,
     newest_checkpoint,
-    read_checkpoint,
     run_folder,
 )
 from foundation.run_logger import RunLogger
+from foundation.signature import is_own
 from foundation.workarounds.glibc_malloc import keep_freed_memory
 from lightning_modules import ImageClassifier
 
@@ -116,6 +122,13 @@ class ExperimentCLI(LightningCLI):
             help="Test the best checkpoint once when fit has ended.",
         )
         parser.add_argument(
+            "--trust",
+            type=str,
+            default=SUPPRESS,
+            help="Packages, with commas between them, whose classes the configuration in somebody "
+            "else's checkpoint may name; see docs/security.md.",
+        )
+        parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
             default="high",
@@ -175,8 +188,12 @@ class ExperimentCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Let a checkpoint bring its own configuration where the command line gives none."""
-        super().parse_arguments(parser, self._with_checkpoint_config(list(args)))
+        assert isinstance(parser, Parser)
+        super().parse_arguments(parser, self._with_checkpoint_config(list(args), parser))
         options = self.config[self.config.subcommand]
+        options.pop("trust", None)  # is of this command, not of what repeats the run
+        if options.experiment is not None:
+            check_name("--experiment", options.experiment)
         experiment = Path(options.runs_dir, self._experiment(options))
         if self.config.subcommand == "fit" and (last := restarted_run(experiment)):
             self._read_checkpoint(str(last), options.runs_dir, None)
@@ -185,7 +202,7 @@ class ExperimentCLI(LightningCLI):
         if self.config.subcommand != "fit" and self.checkpoint is None:
             raise UserError(_NEEDS_CHECKPOINT.format(self.config.subcommand))
 
-    def _with_checkpoint_config(self, args: list[str]) -> list[str]:
+    def _with_checkpoint_config(self, args: list[str], parser: Parser) -> list[str]:
         def given(name: str) -> str | None:
             for i, arg in enumerate(args):
                 if arg.startswith(f"{name}="):
@@ -210,10 +227,20 @@ class ExperimentCLI(LightningCLI):
                 f"--ckpt_path {path}: holds no configuration; give the one it was trained with: "
                 "--config …"
             )
-        return [args[0], "--config", checkpoint[CONFIG_KEY], *args[1:]]
+        text = checkpoint[CONFIG_KEY]
+        if not is_own(text, checkpoint.get(SIGNATURE_KEY)):
+            data, trust = given("--data"), given("--trust") or ""
+            try:
+                text = strangers_config(text, args[0], args[1:], parser, data, trust)
+            except UserError as error:
+                raise UserError(f"--ckpt_path {path}: {error}") from error
+            _say_what_counts(path, args[0])
+        return [args[0], "--config", text, *args[1:]]
 
     def _read_checkpoint(self, path: str, runs_dir: str, experiment: str | None) -> dict[str, Any]:
         if path in ("last", "best"):
+            if experiment is not None:
+                check_name("--experiment", experiment)
             self.checkpoint_path = newest_checkpoint(Path(runs_dir), experiment, path)
         else:
             self.checkpoint_path = Path(path)
@@ -268,6 +295,7 @@ class ExperimentCLI(LightningCLI):
         if self.checkpoint is not None:
             assert self.checkpoint_path is not None
             check_fits(self.checkpoint, self.model, self.checkpoint_path)
+            check_states(self.checkpoint, self.trainer, self.checkpoint_path)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -367,7 +395,8 @@ class ExperimentCLI(LightningCLI):
                 if trainer.is_global_zero:
                     print(f"{as_typed(run)} is finished: {done}")
                 return
-        super()._run_subcommand(subcommand)
+        with while_restoring(self.checkpoint_path):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Say what is gone on from."""
@@ -421,3 +450,13 @@ class ExperimentCLI(LightningCLI):
                 self.config[self.subcommand].runs_dir,
                 checkpoint,
             )
+
+
+@rank_zero_only
+def _say_what_counts(path: str, command: str) -> None:
+    what = "its model, its data" + (" and plain values" if command == "fit" else "")
+    print(
+        f"train.py: note: {path} was not written by you on this machine: of its configuration only "
+        f"{what} count, without paths (docs/security.md)",
+        file=sys.stderr,
+    )

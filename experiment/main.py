@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from experiment.cli import ExperimentCLI
-from foundation.errors import UserError
+from foundation.errors import UserError, printable
 
 # Warnings that nobody can act on here, each with the reason.
 _QUIET = (
@@ -60,7 +60,8 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
         if error.filename is None:
             raise
         message = f"{error.filename}: {error.strerror}"
-    print(f"train.py: error: {message}", file=sys.stderr)
+    lines = "\n".join(map(printable, message.split("\n")))
+    print(f"train.py: error: {lines}", file=sys.stderr)
     raise SystemExit(2)
 
 

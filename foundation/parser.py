@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from foundation.checkout import found
 from foundation.errors import UserError
+from foundation.workarounds import bounded_yaml, class_paths  # noqa: F401  (they change jsonargparse)
 from foundation.workarounds.class_defaults import adding_defaults
 
 # Lines of jsonargparse's messages that say nothing about the mistake itself.
@@ -130,6 +131,7 @@ def explain(message: str) -> str:
         r"Subcommand '\w+' does not accept option (\S+)", r"Option \1 is not accepted", text
     )
     text = text.replace('in "<unicode string>", ', "")
+    text = re.sub(r" Add the import path to import_path_allowlist [^:]*", "", text)
     text = re.sub(
         r"Unexpected config(: )?(.*)",
         lambda match: f"expected keys and values, as in `seed: 3`; got {match[2] or 'nothing'}",

@@ -4,18 +4,15 @@
 ``last.ckpt``, TensorBoard events, ``metrics.csv`` and ``summary.json``.
 """
 
-import pickle
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from foundation.checkout import ROOT
 from foundation.errors import UserError
 
 CONFIG_KEY = "config"  # in a checkpoint: the YAML that made it
+SIGNATURE_KEY = "config_signature"  # in a checkpoint: of that YAML, see foundation.signature
 
 
 def run_folder(checkpoint: Path) -> Path | None:
@@ -53,30 +50,23 @@ def newest_checkpoint(runs_dir: Path, experiment: str | None, name: str) -> Path
     )
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint on the CPU, without running any code it may hold.
+def check_name(option: str, name: str) -> None:
+    """Refuse a name that would lead out of the folder it belongs into.
+
+    Args:
+        option: that gave it, for the message.
+        name: of a run's or a study's folder, below that of all of them; may contain ``/``.
 
     Raises:
-        UserError: the file is missing, truncated, no checkpoint, or holds code.
+        UserError: the name is absolute, empty, or has ``..`` or a control character in it.
     """
-    if not path.is_file():
-        raise UserError(f"--ckpt_path {path}: there is no such file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    path = PurePosixPath(name.replace("\\", "/"))
+    outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
+    if outside or not path.parts or any(ord(character) < 32 for character in name):
         raise UserError(
-            f"--ckpt_path {path}: refused, because loading it would run code, or it is no "
-            "checkpoint of PyTorch; use one that train.py fit wrote"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"--ckpt_path {path}: truncated or not a checkpoint ({reason}); "
-            "use another one of the run, or fit again"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"--ckpt_path {path}: holds no state_dict; expected one that fit wrote")
-    return checkpoint
+            f"{option} {name!r}: expected a name, or names with / between them, without .. and "
+            "not beginning at the root"
+        )
 
 
 def experiment_name(configs: Sequence[Path]) -> str:

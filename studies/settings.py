@@ -6,6 +6,7 @@ from jsonargparse import ActionConfigFile, Namespace
 
 from foundation.errors import UserError
 from foundation.parser import Parser
+from foundation.run_folder import check_name
 
 
 def add_settings(parser: Parser, settings: type) -> None:
@@ -18,7 +19,13 @@ def add_settings(parser: Parser, settings: type) -> None:
 
 
 def study_name(settings: Namespace) -> str:
-    """``--name``, or the YAML's."""
+    """``--name``, or the YAML's.
+
+    Raises:
+        UserError: a name that leads out of the folder of all studies.
+    """
+    if settings.name is not None:
+        check_name("--name", settings.name)
     stem = Path(str(settings.config[0])).stem if settings.config else "study"
     return settings.name or stem
 

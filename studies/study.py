@@ -19,6 +19,7 @@ from foundation.checkout import ROOT, git_commit
 from foundation.errors import UserError
 from foundation.run_folder import program
 from foundation.whole_file import write
+from foundation.yaml_text import load_yaml
 from studies.progress import StudyProgress
 from studies.queue.queue import Queue
 from studies.queue.storage import open_storage, without_password
@@ -26,6 +27,7 @@ from studies.queue.workers import Workers, end_with, work
 from studies.runner import Runner
 from studies.training import config_keys
 
+_FACTS = ("command", "machine", "versions", "commit")
 STORAGE = "STUDY_STORAGE"  # environment variable: the URL of the storage, for further processes
 
 
@@ -71,7 +73,7 @@ class StoredStudy(Generic[D]):
                 f"--study {study}: there is no study.yaml in such a folder; "
                 + (f"there are {', '.join(there)}" if there else f"there is no study in {runs_dir}")
             )
-        place = yaml.safe_load((folder / "study.yaml").read_text())
+        place = _place(folder)
         return cls(place["name"], folder, storage or place["storage"])
 
     def study(self) -> optuna.Study:
@@ -146,8 +148,8 @@ class StoredStudy(Generic[D]):
 
     def facts(self) -> dict[str, str]:
         """Command, machine, versions and commit of the last work on the study."""
-        place = yaml.safe_load((self.folder / "study.yaml").read_text())
-        return {name: place[name] for name in ("command", "machine", "versions", "commit")}
+        place = _place(self.folder)
+        return {name: place[name] for name in _FACTS}
 
     def runner(self, queue: Queue, kind: str) -> Runner:
         """The runner of the trials of one of the study's queues."""
@@ -226,6 +228,23 @@ class StoredStudy(Generic[D]):
         study = optuna.load_study(study_name=options.study, storage=stored.storage)
         queue = Queue(study, stored.folder)
         return queue, stored.runner(queue, options.kind)
+
+
+def _place(folder: Path) -> dict[str, Any]:
+    """The facts that :meth:`StoredStudy.save` wrote.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    path = folder / "study.yaml"
+    try:
+        place = load_yaml(path.read_text())
+        texts = [place[name] for name in ("name", *_FACTS)]
+    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not what a study wrote ({type(error).__name__})") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}: not what a study wrote; expected texts")
+    return {"storage": None, **place}
 
 
 def check_same(folder: Path, was: Any, now: Any, names: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,6 +16,7 @@ from experiment.cli import ExperimentCLI
 from foundation.errors import UserError
 from foundation.parser import Parser
 from foundation.run_logger import RunLogger
+from foundation.yaml_text import load_yaml
 from studies.queue.interruption import at_once, later
 
 
@@ -178,7 +178,7 @@ def config_keys(config: str) -> dict[str, Any]:
                 found |= walk(child, f"{prefix}.{name}" if prefix else str(name))
         return found
 
-    return walk(yaml.safe_load(config), "")
+    return walk(load_yaml(config), "")
 
 
 def check_validated(name: str, config: str) -> None:

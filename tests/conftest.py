@@ -30,6 +30,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the key is kept that signs configurations: not in the user's home."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["XDG_STATE_HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """The folder of a finished ``fit`` of two batches; shared, so nothing trains in it."""
+    runs = tmp_path_factory.mktemp("tiny")
+    small = ["--model.width=2", "--model.hidden_size=8", "--data.train_fraction=0.02"]
+    short = [f"--trainer.limit_{name}_batches=2" for name in ("train", "val", "test", "predict")]
+    config = f"--config={REPOSITORY / 'configs' / 'baseline_cnn.yaml'}"
+    options = [f"--data.root={data_root}", f"--runs_dir={runs}", "--experiment=tiny"]
+    quiet = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    train.main(["fit", config, *small, *short, *options, *quiet])
+    return runs / "tiny" / "version_0"
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with both data sets, complete."""

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -22,8 +21,9 @@ from datamodules.from_config import datamodule_of
 from diagnosis.suggestions import Suggestion
 from foundation.errors import UserError
 from foundation.parser import Parser
-from foundation.run_folder import as_typed, experiment_name, program
+from foundation.run_folder import as_typed, check_name, experiment_name, program
 from foundation.whole_file import write
+from foundation.yaml_text import load_yaml
 from studies.compare.comparison_definition import ComparisonDefinition, fit_options
 from studies.compare.comparison_report import accuracy, results_table
 from studies.compare.comparison_study import ComparisonStudy, report
@@ -101,6 +101,8 @@ def advise(settings: Namespace, command: Sequence[str]) -> None:
     if not files:
         raise UserError("config names no file; expected at least one configuration of train.py")
     check_least(settings, epochs=1, workers=1)
+    if settings.name is not None:
+        check_name("--name", settings.name)
     name = settings.name or experiment_name(files).replace("/", "_")
     _Tuning(settings, name, start, list(map(without_password, command))).run()
 
@@ -138,7 +140,7 @@ class _Tuning:
         self.folder = Path(settings.runs_dir) / name
         text = complete_config(start)
         check_validated("tuning", text)
-        config = yaml.safe_load(text)
+        config = load_yaml(text)
         data = config["data"]["init_args"]
         self.epochs = settings.epochs or config["trainer"]["max_epochs"] or -1
         if self.epochs < 1:

@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 import optuna
-import yaml
 from jsonargparse import Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
@@ -23,6 +22,7 @@ from foundation.checkout import found
 from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
+from foundation.yaml_text import load_yaml
 from studies.search import ReinforceSampler
 from studies.search.space import Parameter, Scalar, Space, resolved
 from studies.settings import add_settings, check_least, check_seeds, listed, study_name
@@ -273,7 +273,7 @@ def define(settings: Namespace) -> SearchDefinition:
 
 def _image_shape(config: str) -> tuple[int, int, int]:
     """(channels, height, width) of the data that a completed configuration names."""
-    return datamodule_of(json.dumps(yaml.safe_load(config)["data"])).image_shape
+    return datamodule_of(json.dumps(load_yaml(config)["data"])).image_shape
 
 
 def flat(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def checkpoint(value: float) -> dict[str, torch.Tensor]:
-    return {"weights": torch.full((3 * MEGABYTE // 4,), float(value))}
+def checkpoint(value: float) -> dict[str, Any]:
+    return {"state_dict": {"weights": torch.full((3 * MEGABYTE // 4,), float(value))}}
 
 
 def test_a_full_disk_keeps_the_one_before(small_disk: Path) -> None:
@@ -39,12 +40,12 @@ def test_a_full_disk_keeps_the_one_before(small_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left") as error:
         WholeCheckpointIO().save_checkpoint(checkpoint(2), path)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
-    assert torch.load(path)["weights"][0] == 1
+    assert torch.load(path)["state_dict"]["weights"][0] == 1
     assert list(small_disk.iterdir()) == [path]
     resize = "remount,size=16m"
     subprocess.run(["mount", "-t", "tmpfs", "-o", resize, "tmpfs", small_disk], check=True)
     WholeCheckpointIO().save_checkpoint(checkpoint(2), path)
-    assert torch.load(path)["weights"][0] == 2
+    assert torch.load(path)["state_dict"]["weights"][0] == 2
 
 
 def write_again_and_again(path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_kill_leaves_a_whole_one(tmp_path: Path) -> None:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert torch.load(path)["weights"].unique().numel() == 1
+        assert torch.load(path)["state_dict"]["weights"].unique().numel() == 1
 
 
 def test_the_system_s_temporary_folder_is_not_needed(
@@ -75,4 +76,4 @@ def test_the_system_s_temporary_folder_is_not_needed(
 ) -> None:
     monkeypatch.setenv("TMPDIR", "/nowhere")
     WholeCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / "new" / "last.ckpt")
-    assert torch.load(tmp_path / "new" / "last.ckpt")["weights"][0] == 1
+    assert torch.load(tmp_path / "new" / "last.ckpt")["state_dict"]["weights"][0] == 1

@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from experiment.checkpoint import check_fits
+from foundation.checkpoint_file import read_checkpoint
 from foundation.errors import UserError
-from foundation.run_folder import newest_checkpoint, read_checkpoint, run_folder
+from foundation.run_folder import newest_checkpoint, run_folder
 from lightning_modules import BaselineCNN, OptimizedCNN
 
 GRAY: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 28, 28)}
