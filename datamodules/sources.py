@@ -25,6 +25,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
+from foundation.disk import is_full
 from foundation.errors import UserError
 
 FILES = tuple(
@@ -139,6 +140,8 @@ def _replace(name: str, raw: Path, bad: list[str]) -> None:
                     if not _matches(unpacked / file, SHA256[name][file]):
                         raise RuntimeError(f"{file} does not match its SHA-256")
             except Exception as error:  # whatever went wrong, the next source may still work
+                if isinstance(error, OSError) and is_full(error):
+                    raise  # for any source
                 reasons.append(f"  {label}: {' '.join(str(error).split()) or repr(error)}")
                 continue
             for file in bad:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ class _AppendingWriter(ExperimentWriter):
         if os.path.isfile(self.metrics_file_path):
             with open(self.metrics_file_path, newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
+
+    @override
+    def save(self) -> None:
+        """Add the new rows; where the disk is full, none by half."""
+        try:
+            super().save()
+        except OSError:
+            with suppress(OSError), open(self.metrics_file_path, "rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+            raise
 
 
 class RunLogger(TensorBoardLogger):

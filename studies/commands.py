@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiment.main import quiet
+from foundation.disk import disk_reason
 from foundation.errors import UserError
+from foundation.interruption import Interrupted, later
 from foundation.parser import Parser
-from studies.queue.interruption import later
 from studies.queue.queue import STORAGE_ERRORS, storage_reason
 from studies.study import StoredStudy
-
-INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
 
 
 def answer(
@@ -48,23 +47,21 @@ def answer(
     }
     named = bool(given) and given[0] in everything
     try:
-        with later():  # and SIGTERM ends it like Ctrl-C
+        with later():
             everything[given[0] if named else ""](given[named:])
     except UserError as error:
         _fail(kind, str(error))
     except STORAGE_ERRORS as error:
         _fail(kind, f"the storage: {storage_reason(error)}; the same command goes on from here")
     except OSError as error:
-        if error.filename is None:
+        reason = disk_reason(error)
+        if reason is None:
             raise
-        _fail(kind, f"{error.filename}: {error.strerror}")
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning makes an exit of an interruption; others are of --help or a closed pipe.
-        if not any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__)):
-            raise
-        text = f"{kind.program}: interrupted; the same command goes on from here"
+        _fail(kind, f"{reason}; the same command goes on from here")
+    except Interrupted as error:
+        text = f"{kind.program}: interrupted by {error}; the same command goes on from here"
         print(text, file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(error.status) from None
 
 
 def _fail(kind: type[StoredStudy], message: str) -> NoReturn:

@@ -15,9 +15,9 @@ from typing_extensions import override
 from callbacks import FiniteLoss, Throughput
 from experiment.cli import ExperimentCLI
 from foundation.errors import UserError
+from foundation.interruption import at_once, later
 from foundation.parser import Parser
 from foundation.run_logger import RunLogger
-from studies.queue.interruption import at_once, later
 
 
 class NoSuchMetricError(UserError):
