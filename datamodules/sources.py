@@ -7,6 +7,7 @@ of APT or npm. No file gets its final name before it is whole and verified.
 """
 
 import contextlib
+import errno
 import functools
 import gzip
 import hashlib
@@ -247,6 +248,7 @@ def _run(command: list[str], folder: Path, expected: int = 0) -> None:
 
     Raises:
         FileNotFoundError: the program is not installed.
+        OSError: the disk is full.
         subprocess.SubprocessError: the command failed, with what it said, or took too long.
     """
     program = shutil.which(command[0])
@@ -278,6 +280,8 @@ def _run(command: list[str], folder: Path, expected: int = 0) -> None:
         if process.returncode == 0:
             bar.update(expected - bar.n)
             return
+    if (full := os.strerror(errno.ENOSPC)) in said:
+        raise OSError(errno.ENOSPC, full, str(folder))
     # The warnings of both programs are about the machine's settings; a stack trace follows later.
     quiet = ("W:", "npm warn", "npm notice")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(quiet)]

@@ -27,8 +27,10 @@ class _AppendingWriter(ExperimentWriter):
         try:
             super().save()
         except OSError:
-            with suppress(OSError), open(self.metrics_file_path, "rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+            path = Path(self.metrics_file_path)
+            with suppress(OSError), path.open("rb+") as file:
+                if not file.truncate(file.read().rfind(b"\n") + 1):
+                    path.unlink()
             raise
 
 

@@ -15,8 +15,7 @@ from lightning import Trainer
 def leave_sigterm_alone(trainer: Trainer) -> None:
     """Switch Lightning's handling of SIGTERM off; the handler that was there keeps its place."""
 
-    def nothing(*_: Any) -> None:
-        pass
-
-    trainer._signal_connector._sigterm_notifier_fn = nothing  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = nothing  # type: ignore[method-assign]
+    connector: Any = trainer._signal_connector
+    connector._sigterm_notifier_fn = lambda *_: None
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import sources
+
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ("--model=MLP", "--model.hidden_size=4", "--trainer.accelerator=cpu")
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.limit_test_batches=1")
@@ -75,7 +77,8 @@ def test_a_disk_that_fills_up_ends_a_fit(disk: Path, tmp_path: Path, data_root: 
     process = start("fit", *SMALL, *data, *few, f"--runs_dir={disk}", folder=tmp_path)
     run = disk / "MLP" / "version_0"
     deadline = time.monotonic() + 60
-    while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
+    written = run / "metrics.csv"
+    while not (written.exists() and written.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     fill(disk)
     error = ends_with_a_line(process)
@@ -110,13 +113,22 @@ def test_a_read_only_disk(disk: Path, tmp_path: Path, data_root: Path) -> None:
     assert "Read-only file system" in error
 
 
-@pytest.mark.slow
-def test_a_data_set_does_not_fit(disk: Path, tmp_path: Path) -> None:
-    data = ["--data=FashionMNISTDataModule", f"--data.root={disk}"]
-    error = ends_with_a_line(start("fit", *SMALL, *data, folder=tmp_path))
-    assert "FashionMNIST is not whole under" in error
-    assert "No space left on device" in error
+def test_a_data_set_does_not_fit(
+    disk: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", data_root / "FashionMNIST/raw")
+    with pytest.raises(sources.DataUnavailableError) as stop:
+        sources.fetch("FashionMNIST", disk)
+    assert "FashionMNIST is not whole under" in str(stop.value)
+    assert "No space left on device" in str(stop.value)
+    assert len(str(stop.value).splitlines()) == 1
     assert [path.name for path in disk.rglob("*") if path.is_file()] == [".fetch.lock"]
+
+
+def test_nor_does_what_a_program_fetches(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        sources._run(["cp", sys.executable, "copy"], disk)
 
 
 @pytest.mark.slow

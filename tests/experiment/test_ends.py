@@ -415,8 +415,8 @@ def test_a_signal_ends_a_run_of_which_a_process_has_stopped(two: Callable[..., R
 @LINUX
 @pytest.mark.slow
 def test_a_signal_to_torchrun_ends_its_processes(start: Callable[..., Run], tmp_path: Path) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-    torchrun = (*torchrun, "--master_port=29411", str(REPOSITORY / "train.py"))
+    options = ("--nproc_per_node=2", "--master_port=29411", str(REPOSITORY / "train.py"))
+    torchrun = (sys.executable, "-m", "torch.distributed.run", *options)
     run = start("fit", *MODEL, *LONG, *TWO, program=torchrun)
     run.wait_for_file("runs/BaselineCNN/version_0/checkpoints/last.ckpt")
     run.process.terminate()
