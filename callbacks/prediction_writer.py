@@ -1,7 +1,7 @@
 """Write predictions to a file."""
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import torch.distributed
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from typing_extensions import override
+
+from foundation.whole_file import write
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -41,12 +43,10 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["index", "class", "name", *(f"p({name})" for name in names)])
-            for index, row in sorted(rows):
-                best = row.index(max(row))
-                writer.writerow([index, best, names[best], *(f"{p:.6f}" for p in row)])
-        os.replace(partial, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["index", "class", "name", *(f"p({name})" for name in names)])
+        for index, row in sorted(rows):
+            best = row.index(max(row))
+            writer.writerow([index, best, names[best], *(f"{p:.6f}" for p in row)])
+        write(self.path, text.getvalue())

@@ -16,6 +16,7 @@ from typing_extensions import override
 from callbacks.chosen_precision import ChosenPrecision
 from callbacks.throughput import Throughput
 from foundation.checkout import git_commit
+from foundation.interruption import Interrupted
 from foundation.run_folder import as_typed
 from foundation.whole_file import write
 
@@ -156,6 +157,16 @@ class RunSummary(Callback):
             "git_commit": git_commit(),
         }
         self._write(trainer)
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """An interrupted run says what it reached, and where it was."""
+        if isinstance(exception, Interrupted) and trainer.state.fn == "fit" and self._start:
+            self.on_fit_end(trainer, pl_module)
+            place = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+            self.add(trainer, {"interrupted": {"signal": str(exception), **place}})
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -54,7 +54,7 @@ class ImageDataModule(LightningDataModule):
         on_device: keep the images where the training runs, so that a GPU gathers its own batches;
             goes with ``num_workers`` 0.
         num_workers: loader processes. With the data in memory, 0 is the fastest.
-        pin_memory: page-locked batches, for a faster copy to a GPU.
+        pin_memory: page-locked batches, for a faster copy to a GPU; without one, left out.
         drop_last: leave out a training epoch's last batch where it is smaller than the others.
 
     Raises:
@@ -303,7 +303,7 @@ class ImageDataModule(LightningDataModule):
             drop_last=shuffle and self.drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory,
+            pin_memory=self.pin_memory and self._has_gpu(),
             collate_fn=already_collated,
         )
 
@@ -312,6 +312,10 @@ class ImageDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._order_seed = state_dict["order_seed"]
+
+    def _has_gpu(self) -> bool:
+        """Tell whether batches go to another device than the CPU."""
+        return self.trainer is None or self.trainer.strategy.root_device.type != "cpu"
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment and mix training batches, where they are: every image draws its own numbers."""

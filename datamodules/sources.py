@@ -12,6 +12,7 @@ end of the command.
 """
 
 import contextlib
+import errno
 import functools
 import gzip
 import hashlib
@@ -31,6 +32,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
+from foundation.disk import is_full
 from foundation.errors import UserError
 from foundation.whole_file import write
 
@@ -209,6 +211,8 @@ def _replace(name: str, raw: Path, wanted: list[str]) -> None:
                     if not _matches(unpacked / file, state, SHA256[name][file]):
                         raise RuntimeError(f"{file} does not match its SHA-256")
             except Exception as error:  # whatever went wrong, the next source may still work
+                if isinstance(error, OSError) and is_full(error):
+                    raise  # for any source
                 reasons.append(f"  {label}: {' '.join(str(error).split()) or repr(error)}")
                 continue
             for file in _wanted(name, raw):  # somebody may have put files here meanwhile
@@ -317,6 +321,7 @@ def _run(command: list[str], folder: Path, expected: int = 0) -> None:
 
     Raises:
         FileNotFoundError: the program is not installed.
+        OSError: the disk is full.
         subprocess.SubprocessError: the command failed, with what it said, or took too long.
     """
     program = shutil.which(command[0])
@@ -348,6 +353,8 @@ def _run(command: list[str], folder: Path, expected: int = 0) -> None:
         if process.returncode == 0:
             bar.update(expected - bar.n)
             return
+    if (full := os.strerror(errno.ENOSPC)) in said:
+        raise OSError(errno.ENOSPC, full, str(folder))
     # The warnings of both programs are about the machine's settings; a stack trace follows later.
     quiet = ("W:", "npm warn", "npm notice")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(quiet)]

@@ -33,6 +33,7 @@ from callbacks import (
     TrainingImages,
 )
 from callbacks.chosen_precision import ChosenPrecision
+from callbacks.interruption import Interruption
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.save_config import SaveConfig
 from datamodules import ImageDataModule
@@ -40,6 +41,7 @@ from experiment.checkpoint import check_fits, check_states, while_restoring
 from experiment.closing_table import print_report
 from experiment.going_on import finished, mark, restarted_run, run_that_goes_on
 from experiment.strangers_config import strangers_config
+from experiment.sync_batchnorm import leave_out_sync_batchnorm
 from foundation.checkout import find_own_modules
 from foundation.checkpoint_file import read_checkpoint
 from foundation.checkpoint_io import WholeCheckpointIO
@@ -58,6 +60,7 @@ from foundation.run_folder import (
 from foundation.run_logger import RunLogger
 from foundation.signature import is_own
 from foundation.workarounds.glibc_malloc import keep_freed_memory
+from foundation.workarounds.sigterm_broadcast import leave_sigterm_alone
 from lightning_modules import ImageClassifier
 
 _NEEDS_CHECKPOINT = (
@@ -79,6 +82,7 @@ class ExperimentCLI(LightningCLI):
 
     Args:
         args: the command line, without the program's name; None for ``sys.argv``.
+        interruption: the callback that signals stop the run through; one of its own unless given.
 
     Attributes:
         announces: whether a fit's first line is printed.
@@ -87,7 +91,10 @@ class ExperimentCLI(LightningCLI):
     announces = True
     last_checkpoint: LastCheckpoint | None = None
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(
+        self, args: list[str] | None = None, interruption: Interruption | None = None
+    ) -> None:
+        self.interruption = interruption or Interruption()
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_path: Path | None = None
         given = sys.argv[1:] if args is None else args
@@ -312,8 +319,12 @@ class ExperimentCLI(LightningCLI):
         if self._keeps_checkpoints():
             self.last_checkpoint = LastCheckpoint(self.config[self.subcommand].checkpoint.dirpath)
             first.append(self.last_checkpoint)
-        self.trainer_defaults = {"callbacks": [*first, *self.own_callbacks()]}
-        return super().instantiate_trainer(**kwargs)
+        own = [*self.own_callbacks(), self.interruption]
+        self.trainer_defaults = {"callbacks": [*first, *own]}
+        trainer = super().instantiate_trainer(**kwargs)
+        leave_sigterm_alone(trainer)
+        leave_out_sync_batchnorm(trainer)
+        return trainer
 
     def precision_callbacks(self) -> list[Callback]:
         """The callback that chooses a precision, where none is given."""

@@ -1,14 +1,20 @@
 """The commands of ``train.py``, and its answers to mistakes."""
 
 import logging
+import os
 import sys
 import warnings
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from callbacks.interruption import Interruption
 from experiment.cli import ExperimentCLI
+from experiment.ending import Ending
+from foundation.disk import disk_reason, is_full
 from foundation.errors import UserError, printable
+from foundation.interruption import at_once, bound, end_with, later
+from foundation.workarounds.tensorboard_thread import quiet_thread
 
 # Warnings that nobody can act on here, each with the reason.
 _QUIET = (
@@ -36,20 +42,23 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_thread()
 
 
-def main(args: list[str] | None = None) -> ExperimentCLI:
+def main(args: list[str] | None = None, interruption: Interruption | None = None) -> ExperimentCLI:
     """Run a command line, e.g. ``main(["fit", "--config", "configs/baseline_cnn.yaml"])``.
 
     Args:
         args: the command line, without the program's name; None for ``sys.argv``.
+        interruption: the callback that signals stop the run through; one of its own unless given.
 
     Raises:
         SystemExit: with a line that says what is wrong, for what the user can put right.
     """
     quiet()
+    interruption = interruption or Interruption()
     try:
-        return ExperimentCLI(args)
+        return ExperimentCLI(args, interruption)
     except (UserError, MisconfigurationException) as error:
         message = "\n".join([str(error), *getattr(error, "__notes__", ())])
     except RuntimeError as error:
@@ -57,9 +66,10 @@ def main(args: list[str] | None = None) -> ExperimentCLI:
             raise
         message = str(error)
     except OSError as error:
-        if error.filename is None:
+        reason = disk_reason(error, *interruption.folders())
+        if reason is None:
             raise
-        message = f"{error.filename}: {error.strerror}"
+        message = f"{reason}; {interruption.way_on()}" if is_full(error) else reason
     lines = "\n".join(map(printable, message.split("\n")))
     print(f"train.py: error: {lines}", file=sys.stderr)
     raise SystemExit(2)
@@ -81,5 +91,14 @@ def command() -> None:
 
         finished_runs.main(sys.argv[2:])
         return
-    main()
+    ending = Ending()
+    bound(ending.now)
+    if "LOCAL_RANK" in os.environ:  # Lightning or torchrun has started this process
+        end_with(os.getppid())
+    try:
+        with later(), at_once():
+            main(interruption=ending)
+    except BaseException as error:
+        ending.by(error)
+        raise
     leave_process_group()

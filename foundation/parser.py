@@ -59,6 +59,10 @@ class Parser(LightningArgumentParser):
             self.written = super().parse_args(
                 args, namespace, env, defaults=False, **{**kwargs, "_skip_validation": True}
             )
+        for name, value in self.written.items():
+            if isinstance(value, str) and "\0" in value:
+                shown = value.replace("\0", "\\0")
+                raise UserError(f"{name} is {shown}: \\0 ends every name; leave it out")
         return self.parse_object(self.written)
 
     @override

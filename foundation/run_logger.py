@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ class _AppendingWriter(ExperimentWriter):
         writer.writeheader()
         writer.writerows(rows)
         write(Path(self.metrics_file_path), text.getvalue())
+
+    @override
+    def save(self) -> None:
+        """Add the new rows; where the disk is full, none by half."""
+        try:
+            super().save()
+        except OSError:
+            path = Path(self.metrics_file_path)
+            with suppress(OSError), path.open("rb+") as file:
+                if not file.truncate(file.read().rfind(b"\n") + 1):
+                    path.unlink()
+            raise
 
 
 class RunLogger(TensorBoardLogger):

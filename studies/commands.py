@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiment.main import quiet
+from foundation.disk import disk_reason
 from foundation.errors import UserError
+from foundation.interruption import Interrupted, interrupted, later
 from foundation.parser import Parser
-from studies.queue.interruption import interrupted, later
 from studies.queue.storage import STORAGE_ERRORS, storage_reason
 from studies.study import StoredStudy
 
-INTERRUPTED = 130  # the shell's exit status of a command that Ctrl-C ended
-FAILED = 1  # that of one whose trials all failed
+FAILED = 1  # exit status of a command whose trials all failed
 
 
 def answer(
@@ -49,28 +49,30 @@ def answer(
     }
     named = bool(given) and given[0] in everything
     try:
-        with later():  # and SIGTERM ends it like Ctrl-C
+        with later():
             everything[given[0] if named else ""](given[named:])
     except UserError as error:
         _fail(kind, str(error))
     except STORAGE_ERRORS as error:
-        if interrupted(error):  # whose way out led past a storage that is away
-            _interrupted(kind)
+        # One whose way out led past a storage that is away.
+        if (interruption := interrupted(error)) is not None:
+            _interrupted(kind, interruption)
         _fail(kind, f"the storage: {storage_reason(error)}; the same command goes on from here")
     except OSError as error:
-        if error.filename is None:
+        reason = disk_reason(error)
+        if reason is None:
             raise
-        _fail(kind, f"{error.filename}: {error.strerror}")
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning makes an exit of an interruption; others are of --help or a closed pipe.
-        if not interrupted(error):
+        _fail(kind, f"{reason}; the same command goes on from here")
+    except (Interrupted, SystemExit) as error:
+        # Lightning may make an exit of an interruption; others are of --help or a closed pipe.
+        if (interruption := interrupted(error)) is None:
             raise
-        _interrupted(kind)
+        _interrupted(kind, interruption)
 
 
-def _interrupted(kind: type[StoredStudy]) -> NoReturn:
-    say(kind, "interrupted; the same command goes on from here")
-    raise SystemExit(INTERRUPTED) from None
+def _interrupted(kind: type[StoredStudy], interruption: Interrupted) -> NoReturn:
+    say(kind, f"interrupted by {interruption}; the same command goes on from here")
+    raise SystemExit(interruption.status) from None
 
 
 def _fail(kind: type[StoredStudy], message: str) -> NoReturn:

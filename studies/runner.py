@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 
 from experiment.main import leave_process_group
 from foundation.errors import UserError
+from foundation.interruption import APART, at_once
 from foundation.whole_file import write
-from studies.queue.interruption import APART, at_once
 from studies.queue.queue import Lost, Queue
 from studies.queue.storage import STORAGE_ERRORS
 from studies.training import NoSuchMetricError, SeveralProcesses

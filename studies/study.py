@@ -17,13 +17,14 @@ from jsonargparse import Namespace
 
 from foundation.checkout import ROOT, git_commit
 from foundation.errors import UserError
+from foundation.interruption import end_with
 from foundation.run_folder import program
 from foundation.whole_file import write
 from foundation.yaml_text import load_yaml
 from studies.progress import StudyProgress
 from studies.queue.queue import Queue
 from studies.queue.storage import open_storage, without_password
-from studies.queue.workers import Workers, end_with, work
+from studies.queue.workers import Workers, work
 from studies.runner import Runner
 from studies.training import config_keys
 

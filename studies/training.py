@@ -14,10 +14,10 @@ from typing_extensions import override
 from callbacks import FiniteLoss, Throughput
 from experiment.cli import ExperimentCLI
 from foundation.errors import UserError
+from foundation.interruption import at_once, later
 from foundation.parser import Parser
 from foundation.run_logger import RunLogger
 from foundation.yaml_text import load_yaml
-from studies.queue.interruption import at_once, later
 
 
 class NoSuchMetricError(UserError):

@@ -311,7 +311,7 @@ def test_an_interrupted_search_finds_what_an_uninterrupted_one_does(
     search.main([write("whole", **settings, n_trials=5)])
     parts = write("parts", **settings, n_trials=5)
     interrupt(monkeypatch, at=2, number=signal.SIGTERM)
-    assert ends(parts, "--n_trials=4") == 130
+    assert ends(parts, "--n_trials=4") == 143
     states = [trial.state.name for trial in trials("parts")]
     assert states == ["COMPLETE", "COMPLETE", "WAITING", "WAITING"]
     search.main([parts])
@@ -451,7 +451,7 @@ def test_a_grid_survives_kill_and_ctrl_c(place: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert error == "search.py: interrupted; the same command goes on from here\n"
+    assert error == "search.py: interrupted by SIGINT; the same command goes on from here\n"
     assert f"going on after {before} trials" in out
     assert set(states("grid")) == {"COMPLETE", "WAITING"}
     assert Path("runs/search/grid/report.html").is_file()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from studies.queue.interruption import at_once, interrupted
+from foundation.interruption import Interrupted, at_once, interrupted
 
 PATIENCE = 300.0  # seconds that a server may be away before a command ends
 # Seconds between two attempts. The very first repetition comes at once: the server may have closed
@@ -43,7 +43,7 @@ class Patience:
         Raises:
             StorageAway: the server is away for more than :data:`PATIENCE` seconds, or somebody
                 interrupts this process.
-            KeyboardInterrupt: in a pause.
+            Interrupted: in a pause.
         """
         if getattr(self._thread, "within", False):
             return attempt()
@@ -78,7 +78,7 @@ class Patience:
         try:
             with at_once():
                 time.sleep(seconds)
-        except KeyboardInterrupt:
+        except Interrupted:
             self.over = True
             raise
 

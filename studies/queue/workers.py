@@ -2,9 +2,7 @@
 
 import gc
 import os
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 
 from foundation.errors import UserError
-from studies.queue.interruption import APART, at_once
+from foundation.interruption import APART, at_once
 from studies.queue.queue import Queue
 
 POLL = 0.5  # seconds between two looks at a queue where others work
@@ -51,17 +49,6 @@ def work(
                 after()
     finally:
         gc.unfreeze()
-
-
-def end_with(parent: int) -> None:
-    """Interrupt this process as soon as its parent is gone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class Workers:

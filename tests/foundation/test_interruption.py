@@ -4,13 +4,15 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from studies.queue.interruption import at_once, later
+from foundation import interruption
+from foundation.interruption import Interrupted, at_once, hold, interrupted, later
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = interruption.SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -24,21 +26,24 @@ def handlers() -> Iterator[None]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_one_waits_for_the_end(number: int) -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), later():
+    with pytest.raises(Interrupted) as came, later():
         signal.raise_signal(number)
         with later():
             done.append("inner")
         done.append("outer")
     assert done == ["inner", "outer"]
+    assert came.value.status == 128 + number
     with later():
         pass  # it came through once
 
 
 def test_a_second_one_does_not_wait() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), later():
+    with pytest.raises(Interrupted), later():
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # a parent passes on what the terminal has sent
         done.append("first")
+        time.sleep(interruption.AGAIN)
         signal.raise_signal(signal.SIGINT)
         done.append("second")
     assert done == ["first"]
@@ -47,11 +52,11 @@ def test_a_second_one_does_not_wait() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_once(number: int) -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), later(), at_once():
+    with pytest.raises(Interrupted), later(), at_once():
         done.append("before")
         signal.raise_signal(number)
         done.append("after")
-    with pytest.raises(KeyboardInterrupt), later():
+    with pytest.raises(Interrupted), later():
         signal.raise_signal(number)
         done.append("waits")
         with at_once():
@@ -61,12 +66,13 @@ def test_at_once(number: int) -> None:
 
 def test_after_one_that_came_at_once_another_does_not_wait() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), later():
+    with pytest.raises(Interrupted), later():
         try:
             with at_once():
                 signal.raise_signal(signal.SIGINT)
         finally:
             done.append("putting things back")
+            time.sleep(interruption.AGAIN)
             signal.raise_signal(signal.SIGINT)
             done.append("more")
     assert done == ["putting things back"]
@@ -74,12 +80,12 @@ def test_after_one_that_came_at_once_another_does_not_wait() -> None:
 
 def test_within_at_once_a_block_may_hold_it_up_again() -> None:
     done = []
-    with later(), at_once():
-        with pytest.raises(KeyboardInterrupt), later():
+    with pytest.raises(Interrupted), later(), at_once():
+        with later():
             signal.raise_signal(signal.SIGINT)
             done.append("held")
-        done.append("came")
-    assert done == ["held", "came"]
+        done.append("late")
+    assert done == ["held"]
 
 
 def test_by_itself_at_once_changes_nothing() -> None:
@@ -113,3 +119,31 @@ def test_other_threads_run_as_they_are() -> None:
     thread.start()
     thread.join()
     assert done == ["run"]
+
+
+def test_hooks_hold_it_up_and_let_it_come() -> None:
+    done = []
+    with pytest.raises(Interrupted), later(), at_once():
+        hold(True)
+        signal.raise_signal(signal.SIGTERM)
+        done.append("held")
+        hold(False)
+        interruption.check()
+        done.append("late")
+    hold(True)  # changes nothing here
+    with later():
+        pass
+    assert done == ["held"]
+
+
+def test_what_came_up_on_the_way_out_is_an_interruption_too() -> None:
+    try:
+        try:
+            raise Interrupted(signal.SIGTERM)
+        finally:
+            raise ValueError("the disk is full")
+    except ValueError as error:
+        came = interrupted(error)
+    assert came is not None
+    assert came.number == signal.SIGTERM
+    assert interrupted(ValueError("alone")) is None
