@@ -2,7 +2,6 @@
 
 import sys
 from argparse import SUPPRESS
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -40,7 +38,8 @@ from datamodules import ImageDataModule
 from experiment.checkpoint import check_fits, check_states, while_restoring
 from experiment.closing_table import print_report
 from experiment.going_on import finished, mark, restarted_run, run_that_goes_on
-from experiment.strangers_config import strangers_config
+from experiment.no_profiler import NoProfiler
+from experiment.strangers_config import configuration, given
 from experiment.sync_batchnorm import leave_out_sync_batchnorm
 from foundation.checkout import find_own_modules
 from foundation.checkpoint_file import read_checkpoint
@@ -49,8 +48,6 @@ from foundation.errors import UserError
 from foundation.monitor import mode_of
 from foundation.parser import Parser, explain
 from foundation.run_folder import (
-    CONFIG_KEY,
-    SIGNATURE_KEY,
     as_typed,
     check_name,
     experiment_name,
@@ -58,7 +55,6 @@ from foundation.run_folder import (
     run_folder,
 )
 from foundation.run_logger import RunLogger
-from foundation.signature import is_own
 from foundation.workarounds.glibc_malloc import keep_freed_memory
 from foundation.workarounds.sigterm_broadcast import leave_sigterm_alone
 from lightning_modules import ImageClassifier
@@ -67,14 +63,6 @@ _NEEDS_CHECKPOINT = (
     "{} needs trained weights: give --ckpt_path runs/<experiment>/version_<N>/checkpoints/best.ckpt"
     ", or --ckpt_path best for the newest run"
 )
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own for no profiling makes a generator in each of a hundred calls a step."""
-
-    @override
-    def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]
-        return nullcontext(action_name)
 
 
 class ExperimentCLI(LightningCLI):
@@ -210,15 +198,8 @@ class ExperimentCLI(LightningCLI):
             raise UserError(_NEEDS_CHECKPOINT.format(self.config.subcommand))
 
     def _with_checkpoint_config(self, args: list[str], parser: Parser) -> list[str]:
-        def given(name: str) -> str | None:
-            for i, arg in enumerate(args):
-                if arg.startswith(f"{name}="):
-                    return arg.split("=", 1)[1]
-                if arg == name and i + 1 < len(args):
-                    return args[i + 1]
-            return None
-
-        path, own = given("--ckpt_path"), given("--config") or given("-c") or given("--model")
+        path = given(args, "--ckpt_path")
+        own = given(args, "--config") or given(args, "-c") or given(args, "--model")
         asks = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
         if not args or asks or own is not None:
             return args
@@ -226,23 +207,9 @@ class ExperimentCLI(LightningCLI):
             if args[0] in ("validate", "test", "predict"):
                 raise UserError(_NEEDS_CHECKPOINT.format(args[0]))
             return args
-        checkpoint = self._read_checkpoint(
-            path, given("--runs_dir") or "runs", given("--experiment")
-        )
-        if CONFIG_KEY not in checkpoint:
-            raise UserError(
-                f"--ckpt_path {path}: holds no configuration; give the one it was trained with: "
-                "--config …"
-            )
-        text = checkpoint[CONFIG_KEY]
-        if not is_own(text, checkpoint.get(SIGNATURE_KEY)):
-            data, trust = given("--data"), given("--trust") or ""
-            try:
-                text = strangers_config(text, args[0], args[1:], parser, data, trust)
-            except UserError as error:
-                raise UserError(f"--ckpt_path {path}: {error}") from error
-            _say_what_counts(path, args[0])
-        return [args[0], "--config", text, *args[1:]]
+        runs_dir = given(args, "--runs_dir") or "runs"
+        checkpoint = self._read_checkpoint(path, runs_dir, given(args, "--experiment"))
+        return [args[0], "--config", configuration(checkpoint, path, args, parser), *args[1:]]
 
     def _read_checkpoint(self, path: str, runs_dir: str, experiment: str | None) -> dict[str, Any]:
         if path in ("last", "best"):
@@ -461,13 +428,3 @@ class ExperimentCLI(LightningCLI):
                 self.config[self.subcommand].runs_dir,
                 checkpoint,
             )
-
-
-@rank_zero_only
-def _say_what_counts(path: str, command: str) -> None:
-    what = "its model, its data" + (" and plain values" if command == "fit" else "")
-    print(
-        f"train.py: note: {path} was not written by you on this machine: of its configuration only "
-        f"{what} count, without paths (docs/security.md)",
-        file=sys.stderr,
-    )

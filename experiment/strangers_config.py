@@ -6,14 +6,18 @@ the command line's, or has its default.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from foundation.allowed_classes import AllowedClasses
 from foundation.errors import UserError
 from foundation.parser import Parser
+from foundation.run_folder import CONFIG_KEY, SIGNATURE_KEY
+from foundation.signature import is_own
 from foundation.workarounds.class_paths import guarded
 from foundation.yaml_text import load_yaml
 
@@ -44,6 +48,47 @@ _PATH = re.compile(
     r"[/\\~].*|[A-Za-z]:[/\\].*|.*://.*|(.*[/\\])?\.\.([/\\].*)?|.*\.(ya?ml|json)", re.DOTALL
 )
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
+
+
+def given(args: Sequence[str], name: str) -> str | None:
+    """The value of an option of a command line, before it is parsed; None where it is not there."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{name}="):
+            return arg.split("=", 1)[1]
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+    return None
+
+
+def configuration(
+    checkpoint: dict[str, Any], path: str, args: Sequence[str], parser: Parser
+) -> str:
+    """The part that counts of a checkpoint's configuration, YAML; of the user's own all.
+
+    Args:
+        checkpoint: its content.
+        path: as typed.
+        args: the command line: subcommand and options.
+        parser: of that command line.
+
+    Raises:
+        UserError: it has none, or names a class that is not allowed.
+    """
+    if CONFIG_KEY not in checkpoint:
+        raise UserError(
+            f"--ckpt_path {path}: holds no configuration; give the one it was trained with: "
+            "--config …"
+        )
+    text: str = checkpoint[CONFIG_KEY]
+    if is_own(text, checkpoint.get(SIGNATURE_KEY)):
+        return text
+    data, trust = given(args, "--data"), given(args, "--trust") or ""
+    try:
+        text = strangers_config(text, args[0], args[1:], parser, data, trust)
+    except UserError as error:
+        raise UserError(f"--ckpt_path {path}: {error}") from error
+    _say_what_counts(path, args[0])
+    return text
 
 
 def strangers_config(
@@ -155,3 +200,13 @@ def _names_path(name: str) -> bool:
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, str) and _PATH.fullmatch(value) is not None
+
+
+@rank_zero_only
+def _say_what_counts(path: str, command: str) -> None:
+    what = "its model, its data" + (" and plain values" if command == "fit" else "")
+    print(
+        f"train.py: note: {path} was not written by you on this machine: of its configuration only "
+        f"{what} count, without paths (docs/security.md)",
+        file=sys.stderr,
+    )
