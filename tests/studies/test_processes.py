@@ -93,6 +93,9 @@ def test_without_what_only_posix_has_a_study_runs_in_one_process(place: Path) ->
     code = f"""
 import os, signal
 import foundation, studies, optuna
+from lightning.pytorch.trainer.connectors import signal_connector
+signal_connector._IS_WINDOWS = True  # where Lightning asks for fewer signals
+signal.valid_signals = lambda: {{signal.SIGINT, signal.SIGTERM}}
 for name in {missing}:
     delattr(signal, name)
 for name in ("sched_getaffinity", "getppid", "fork", "setsid", "killpg", "getpgid"):
