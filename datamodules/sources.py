@@ -67,6 +67,8 @@ PATIENCE = 600  # seconds that one download command may take in all
 class DataUnavailableError(UserError, RuntimeError):
     """No source gave the data, or the folder it belongs in holds others or cannot be written to."""
 
+    __str__ = Exception.__str__  # a line for each source
+
 
 def fetch(name: str, root: str | Path) -> Path:
     """Return the folder with a data set's four raw IDX files, each verified by its SHA-256.

@@ -141,6 +141,7 @@ def test_a_weight_that_is_no_number_is_named(altered: Callable[..., Path], value
     def change(checkpoint: dict[str, Any]) -> None:
         name = [name for name, w in checkpoint["state_dict"].items() if w.is_floating_point()][3]
         checkpoint["state_dict"][name].view(-1)[-1] = value
+        checkpoint[WEIGHTS_DIGEST_KEY] = weights_digest(checkpoint["state_dict"])
         change.name = name  # type: ignore[attr-defined]
 
     line = refusal(altered(change))
