@@ -265,7 +265,16 @@ class ExperimentCLI(LightningCLI):
             hint = "; choose another --trainer.accelerator, e.g. cpu, mps or auto"
             raise UserError(f"{error}{hint if 'backend' in str(error) else ''}") from error
         except (ValueError, TypeError) as error:
-            raise UserError(explain(str(error))) from error
+            said = str(error).partition("\nException raised from")[0]  # torch's own stack
+            raise UserError(explain(said)) from error
+        except (RuntimeError, ArithmeticError, MemoryError) as error:
+            if self.checkpoint_path is None:
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"--ckpt_path {self.checkpoint_path}: the network of its configuration cannot be "
+                f"made here ({reason}); use another checkpoint"
+            ) from error
         if self.checkpoint is not None:
             assert self.checkpoint_path is not None
             check_fits(self.checkpoint, self.model, self.checkpoint_path)

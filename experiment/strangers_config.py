@@ -41,6 +41,8 @@ _RUN = {
     ),
     "lr_monitor": ("logging_interval", "log_momentum", "log_weight_decay"),
 }
+# Of the machine, not of the run: workers, e.g., are processes.
+_MACHINE = ("num_workers", "pin_memory", "on_device")
 _PATH_NAME = re.compile(
     r"(.*_)?(root|dir|dirs|directory|path|paths|file|files|folder|folders|filename|dirpath|url)"
 )
@@ -146,6 +148,9 @@ def _what_counts(config: dict[str, Any], command: str, data: str | None) -> dict
     given = config.get("data")
     if isinstance(given, dict) and (data is None or _same_class(data, given.get("class_path"))):
         counts["data"] = _without_paths(given)
+        if isinstance(arguments := counts["data"].get("init_args"), dict):
+            for name in _MACHINE:
+                arguments.pop(name, None)
     if command != "fit":
         return counts
     for section, names in _RUN.items():
@@ -204,7 +209,7 @@ def _is_path(value: Any) -> bool:
 
 @rank_zero_only
 def _say_what_counts(path: str, command: str) -> None:
-    what = "its model, its data" + (" and plain values" if command == "fit" else "")
+    what = "model, data and plain values" if command == "fit" else "model and data"
     print(
         f"train.py: note: {path} was not written by you on this machine: of its configuration only "
         f"{what} count, without paths (docs/security.md)",

@@ -338,9 +338,10 @@ def test_of_an_evaluated_checkpoint_only_model_and_data_count(stranger: Stranger
         config["float32_matmul_precision"] = "junk"
         config["trainer"] |= {"max_epochs": 3, "precision": "16-true", "devices": 64}
         config["model"]["init_args"]["test_time_flip"] = True
-        config["data"]["init_args"]["eval_batch_size"] = 50
+        config["data"]["init_args"] |= {"eval_batch_size": 50, "num_workers": 64}
 
     cli = run("test", stranger(change))
+    assert cli.datamodule.num_workers == 0
     assert (cli.model.test_time_flip, cli.datamodule.eval_batch_size) == (True, 50)
     given = cli.config.test
     assert (given.seed_everything, given.float32_matmul_precision) == (0, "high")
@@ -362,6 +363,20 @@ def test_a_broken_configuration_is_one_line(
     line = refused(capsys, "test", f"--ckpt_path={here / 'broken.ckpt'}")
     assert "its configuration" in line
     assert "--config" in line
+
+
+@pytest.mark.parametrize(("width", "words"), [(10**15, "the network"), (10**30, "")])
+def test_a_network_that_no_machine_could_hold_is_one_line(
+    stranger: Stranger, capsys: pytest.CaptureFixture[str], width: int, words: str
+) -> None:
+    path = stranger(where("model", "width", width))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("test", path)
+    note, line = capsys.readouterr().err.splitlines()
+    assert "note:" in note
+    assert words in line
+    assert len(line) < 1000
 
 
 # One's own.
