@@ -39,7 +39,10 @@ def test_what_the_page_says_of_a_comparison_is_what_it_found(path: Path) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["commands", "ddp", "step", "throughput_cnn", "throughput_mlp", "time_to_accuracy"],
+    [
+        *("commands", "ddp", "precision", "precision_emulated", "step"),
+        *("throughput_cnn", "throughput_mlp", "time_to_accuracy"),
+    ],
 )
 def test_the_performance_page_has_the_benchmarks_tables(name: str) -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
