@@ -371,6 +371,23 @@ def said(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize("field", FIELDS)
+def test_junk_in_a_field_ends_a_command_with_a_line(
+    altered: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = altered(**{field: 7.5})
+    for command in ("test", "fit"):
+        assert f"--ckpt_path {path}: its {field} is not" in said(
+            capsys, command, f"--ckpt_path={path}"
+        )
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def _first(states: dict[str, Any], name: str) -> dict[str, Any]:
     return next(state for key, state in states.items() if key.startswith(name))
 
