@@ -1,6 +1,8 @@
 """The hardware overlays compose with every recipe, and the CPU's trains."""
 
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,15 @@ def test_places_the_work_and_keeps_the_recipe(
     assert {name: config["trainer"][name] for name in expected} == expected
     assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.05
     assert config["data"]["init_args"]["pin_memory"] is True
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="the batch scripts are bash's")
+@pytest.mark.parametrize("script", sorted((CONFIGS / "hardware/slurm").glob("*.sbatch")))
+def test_batch_scripts_are_bash_and_name_what_is_there(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    named = re.findall(r"configs/[\w/]+\.(?:yaml|sbatch)", script.read_text())
+    assert script.name in {Path(path).name for path in named}
+    assert [path for path in named if not (CONFIGS.parent / path).is_file()] == []
 
 
 def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., ExperimentCLI]) -> None:
