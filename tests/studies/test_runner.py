@@ -82,7 +82,7 @@ def test_a_pruned_trial_has_its_last_epoch(queue: Queue) -> None:
 @pytest.mark.parametrize(
     ("error", "reason", "traceback"),
     [
-        (UserError("width is 0\nmore"), "width is 0", False),
+        (UserError("width is 0\nmore"), "width is 0 more", False),
         (RuntimeError("out of memory\nmore"), "RuntimeError: out of memory", True),
         (MemoryError(), "MemoryError: ", True),
         (KeyError("x" * 9000), "KeyError: '" + "x" * 499, True),

@@ -544,7 +544,7 @@ def test_an_interruption_does_not_wait_for_the_server(
     assert time.monotonic() - began < 30  # of five minutes; on an idle machine it takes one second
     assert (process.returncode, error) == (
         130,
-        "search.py: interrupted; the same command goes on from here\n",
+        "search.py: interrupted by SIGINT; the same command goes on from here\n",
     )
     running.start()
     process = start(*options)
