@@ -393,7 +393,8 @@ def seen(
 
 def fit_preprocessing(model: ImageClassifier, data: ImageDataModule) -> None:
     """Do what ``trainer.fit`` does before its first step."""
-    model.trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    alone = SimpleNamespace(broadcast=lambda seed: seed)
+    model.trainer = SimpleNamespace(datamodule=data, strategy=alone)  # type: ignore[assignment]
     model.setup("fit")
 
 

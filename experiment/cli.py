@@ -362,7 +362,8 @@ class ExperimentCLI(LightningCLI):
             idle += [EarlyStopping, ModelCheckpoint]  # there is no best epoch without validation
             config["limit_val_batches"] = 0
         kept = [callback for callback in callbacks if not isinstance(callback, tuple(idle))]
-        given = config["callbacks"] or []
+        given = config["callbacks"]
+        given = given if isinstance(given, list) else [given]
         if not any(isinstance(c, Checkpoint) for c in [*kept, *given]):
             config["enable_checkpointing"] = False  # or Lightning would add one of its own
         trainer = super()._instantiate_trainer(config, kept)

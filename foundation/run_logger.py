@@ -58,9 +58,11 @@ class _AppendingWriter(ExperimentWriter):
     @override
     def save(self) -> None:
         """Add the new rows; where the disk is full, none by half."""
+        keys = list(self.metrics_keys)
         try:
             super().save()
         except OSError:
+            self.metrics_keys = keys  # the header is as it was
             path = Path(self.metrics_file_path)
             with suppress(OSError), path.open("rb+") as file:
                 if not file.truncate(file.read().rfind(b"\n") + 1):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from lightning import Callback, Trainer
+from tensorboard.summary.writer import event_file_writer
 from typing_extensions import override
 
 import train
@@ -92,6 +93,8 @@ def whole(small: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # TensorBoard sorts files of one second by a number that a process counts: 10 is before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.mark.parametrize(
