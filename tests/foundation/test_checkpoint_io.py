@@ -24,8 +24,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a file system takes root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    size = "size=5m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no small file system here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
