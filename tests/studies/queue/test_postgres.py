@@ -36,7 +36,7 @@ pytestmark = [
 REPOSITORY = Path(__file__).parents[3]
 PASSWORD = "open:se@same"
 PATIENCE = 240
-TRIALS = 30  # more than one process runs while three others start
+TRIALS = 60  # more than one process runs while three others start
 
 
 def binaries() -> Path:
