@@ -5,13 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help fit test test-all test-cluster check data tensorboard clean
+.PHONY: help fit test test-all test-long check data tensorboard clean
 
 help:
 	@echo 'make fit          train $(CONFIG)   (CONFIG=configs/… ARGS="--trainer.max_epochs 1")'
 	@echo 'make test         run the tests     (ARGS="-k schedules")'
 	@echo 'make test-all     the same, every technique on every network, browsers, long runs'
-	@echo 'make test-cluster two machines, made of network namespaces; takes root'
+	@echo 'make test-long    minutes of waiting, two machines as network namespaces (takes root)'
 	@echo 'make check        formatting, lint, types'
 	@echo 'make data         fetch FashionMNIST and MNIST into data/'
 	@echo 'make tensorboard  show the curves of runs/'
@@ -31,10 +31,10 @@ test: .venv/installed data
 	$(PYTEST) $(ARGS)
 
 test-all: .venv/installed data
-	$(PYTEST) -m 'not cluster' $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
 
-test-cluster: .venv/installed data
-	$(BIN)/python -m pytest -m cluster $(ARGS)
+test-long: .venv/installed data
+	$(PYTEST) -m long $(ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_checkpoint import last_checkpoint
 from foundation.errors import UserError
 
 
@@ -56,8 +56,7 @@ class FiniteLoss(Callback):
     def _stop(self, trainer: Trainer, name: str, loss: Tensor) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rates = ", ".join(f"{rate:g}" for rate in sorted({group["lr"] for group in groups}))
-        saved = [c.path for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
-        kept = next(filter(None, saved), None)
+        kept = last_checkpoint(trainer)
         raise NonFiniteLossError(
             f"{name} is {loss.item()} at step {trainer.global_step} (epoch "
             f"{trainer.current_epoch}, learning rate {rates}); "

@@ -14,7 +14,7 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from typing_extensions import override
 
-from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_checkpoint import last_checkpoint
 from foundation.interruption import Interrupted, hold, waiting
 from foundation.run_folder import as_typed, program
 
@@ -155,7 +155,7 @@ class Interruption(Callback):
     def way_on(self) -> str:
         """The last saved epoch, and the command that goes on from it."""
         trainer = self.trainer
-        path = _last_checkpoint(trainer) if trainer is not None and self._saved else None
+        path = last_checkpoint(trainer) if trainer is not None and self._saved else None
         if path is None:
             return "nothing new is saved: give the same command again"
         command = f"{program('train.py')} fit --ckpt_path {shlex.quote(as_typed(path))}"
@@ -169,11 +169,3 @@ class Interruption(Callback):
 
 def _several(trainer: Trainer) -> bool:
     return trainer.world_size > 1 and distributed.is_initialized()
-
-
-def _last_checkpoint(trainer: Trainer) -> Path | None:
-    """The file that the run can go on from."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, LastCheckpoint) and callback.path and callback.path.is_file():
-            return callback.path
-    return None

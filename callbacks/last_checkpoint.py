@@ -9,6 +9,14 @@ from typing_extensions import override
 
 from foundation.whole_file import write
 
+NAME = "last.ckpt"
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """The file that the run can go on from; None before there is one."""
+    found = (c.path for c in trainer.callbacks if isinstance(c, LastCheckpoint))  # type: ignore[attr-defined]
+    return next((path for path in found if path and path.is_file()), None)
+
 
 class LastCheckpoint(Callback):
     """Write ``last.ckpt`` between epochs, better or not, so that a run can go on from there.
@@ -68,8 +76,8 @@ class LastCheckpoint(Callback):
         path = Path(folder or Path(trainer.log_dir or trainer.default_root_dir, "checkpoints"))
         self._saving = True
         try:
-            trainer.save_checkpoint(path / "last.ckpt")
-            self.path = path / "last.ckpt"
+            trainer.save_checkpoint(path / NAME)
+            self.path = path / NAME
         finally:
             self._saving = False
 

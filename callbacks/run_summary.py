@@ -126,11 +126,10 @@ class RunSummary(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By now, before the next epoch or the end, an epoch's metrics are all there.
         self.final = _metrics(trainer, "train/", "val/") or self.final
 
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.final = _metrics(trainer, "train/", "val/") or self.final
+    on_train_end = on_train_epoch_start
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

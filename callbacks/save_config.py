@@ -26,6 +26,7 @@ class SaveConfig(SaveConfigCallback):
         self.config.ckpt_path = None  # repeating a run that was resumed starts at its start
         self.text = self.parser.dump(self.config, skip_none=False)
         if stage == "fit":
+            self.signature = sign(self.text)
             self._save(trainer, again=False)
 
     @override
@@ -47,5 +48,5 @@ class SaveConfig(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.text
-        if (signature := sign(self.text)) is not None:
-            checkpoint[SIGNATURE_KEY] = signature
+        if self.signature is not None:
+            checkpoint[SIGNATURE_KEY] = self.signature

@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
@@ -39,7 +38,7 @@ from experiment.checkpoint import check_fits, check_states, while_restoring
 from experiment.closing_table import print_report
 from experiment.going_on import finished, mark, restarted_run, run_that_goes_on
 from experiment.no_profiler import NoProfiler
-from experiment.strangers_config import configuration, given
+from experiment.strangers_config import configuration, option
 from experiment.sync_batchnorm import leave_out_sync_batchnorm
 from foundation.checkout import find_own_modules
 from foundation.checkpoint_file import read_checkpoint
@@ -189,17 +188,18 @@ class ExperimentCLI(LightningCLI):
         options.pop("trust", None)  # is of this command, not of what repeats the run
         if options.experiment is not None:
             check_name("--experiment", options.experiment)
-        experiment = Path(options.runs_dir, self._experiment(options))
-        if self.config.subcommand == "fit" and (last := restarted_run(experiment)):
-            self._read_checkpoint(str(last), options.runs_dir, None)
+        if self.config.subcommand == "fit":
+            last = restarted_run(Path(options.runs_dir, self._experiment(options)))
+            if last is not None:
+                self._read_checkpoint(str(last), options.runs_dir, None)
         if options.ckpt_path and self.checkpoint is None:
             self._read_checkpoint(options.ckpt_path, options.runs_dir, self._experiment(options))
         if self.config.subcommand != "fit" and self.checkpoint is None:
             raise UserError(_NEEDS_CHECKPOINT.format(self.config.subcommand))
 
     def _with_checkpoint_config(self, args: list[str], parser: Parser) -> list[str]:
-        path = given(args, "--ckpt_path")
-        own = given(args, "--config") or given(args, "-c") or given(args, "--model")
+        path = option(args, "--ckpt_path")
+        own = option(args, "--config") or option(args, "-c") or option(args, "--model")
         asks = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
         if not args or asks or own is not None:
             return args
@@ -207,8 +207,8 @@ class ExperimentCLI(LightningCLI):
             if args[0] in ("validate", "test", "predict"):
                 raise UserError(_NEEDS_CHECKPOINT.format(args[0]))
             return args
-        runs_dir = given(args, "--runs_dir") or "runs"
-        checkpoint = self._read_checkpoint(path, runs_dir, given(args, "--experiment"))
+        runs_dir = option(args, "--runs_dir") or "runs"
+        checkpoint = self._read_checkpoint(path, runs_dir, option(args, "--experiment"))
         return [args[0], "--config", configuration(checkpoint, path, args, parser), *args[1:]]
 
     def _read_checkpoint(self, path: str, runs_dir: str, experiment: str | None) -> dict[str, Any]:
@@ -316,18 +316,24 @@ class ExperimentCLI(LightningCLI):
             return False  # predictions.csv is all there is to write
         options = self.config[self.subcommand]
         options.experiment = self._experiment(options)
-        if self.subcommand == "fit":
-            run = run_that_goes_on(self.checkpoint_path)
-        else:  # test results lie with the run's others
-            run = run_folder(self.checkpoint_path) if self.checkpoint_path else None
+        fits = self.subcommand == "fit"
+        run = self._run()
         if run is None:
             logger = RunLogger(options.runs_dir, options.experiment)
         else:
-            step = (self.checkpoint or {})["global_step"] if self.subcommand == "fit" else None
+            step = (self.checkpoint or {})["global_step"] if fits else None
             logger = RunLogger(str(run.parents[1]), run.parent.name, run.name, step)
-        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+        if fits:
             mark(logger)
         return logger
+
+    def _run(self) -> Path | None:
+        """The run of the checkpoint, where this command goes on in it or adds its results."""
+        if self.checkpoint_path is None:
+            return None
+        if self.subcommand == "fit":
+            return run_that_goes_on(self.checkpoint_path)
+        return run_folder(self.checkpoint_path)
 
     def own_callbacks(self) -> list[Callback]:
         """The callbacks of every run, beside those that have options of their own."""
@@ -374,8 +380,8 @@ class ExperimentCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, unless a fit goes on in a run that is finished."""
-        run = run_that_goes_on(self.checkpoint_path) if subcommand == "fit" else None
-        if run is not None:
+        run = self._run()
+        if run is not None and subcommand == "fit":
             assert self.checkpoint is not None
             trainer = self.trainer
             done = finished(self.checkpoint, run, trainer.max_epochs or -1, trainer.max_steps)
@@ -391,7 +397,7 @@ class ExperimentCLI(LightningCLI):
         if self.checkpoint is not None and self.announces and self.trainer.is_global_zero:
             assert self.checkpoint_path is not None
             path, epochs = as_typed(self.checkpoint_path), self.checkpoint["epoch"]
-            new = "" if run_that_goes_on(self.checkpoint_path) else ", in a new run"
+            new = "" if self._run() else ", in a new run"
             print(f"going on from {path}, after {epochs} epochs{new}", flush=True)
 
     def after_fit(self) -> None:

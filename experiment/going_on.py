@@ -6,20 +6,22 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.last_checkpoint import NAME
 from foundation.run_folder import run_folder
 from foundation.run_logger import RunLogger
 from foundation.whole_file import write
 
-LAST = "last.ckpt"
 _MARK = ".torchrun"  # in a run's folder: which torchrun made it
 
 
-def run_that_goes_on(path: Path | None) -> Path | None:
+def run_that_goes_on(path: Path) -> Path | None:
     """The run that a fit from this checkpoint goes on in; None where it begins another.
 
     From any but the last checkpoint, it would write over what the run did after it.
     """
-    return run_folder(path) if path is not None and path.name == LAST else None
+    return run_folder(path) if path.name == NAME else None
 
 
 def finished(checkpoint: dict[str, Any], run: Path, max_epochs: int, max_steps: int) -> str:
@@ -43,6 +45,7 @@ def finished(checkpoint: dict[str, Any], run: Path, max_epochs: int, max_steps: 
     return f"all {epochs} epochs are done; a larger --trainer.max_epochs trains on"
 
 
+@rank_zero_only
 def mark(logger: RunLogger) -> None:
     """Note in a run's folder which torchrun made it, where one did."""
     if name := _torchrun():
@@ -58,7 +61,7 @@ def restarted_run(folder: Path) -> Path | None:
     if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return None
     for path in folder.glob(f"version_*/{_MARK}"):
-        last = path.parent / "checkpoints" / LAST
+        last = path.parent / "checkpoints" / NAME
         if path.read_text() == _torchrun() and last.is_file():
             return last
     return None

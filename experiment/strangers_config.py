@@ -52,7 +52,7 @@ _PATH = re.compile(
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
 
 
-def given(args: Sequence[str], name: str) -> str | None:
+def option(args: Sequence[str], name: str) -> str | None:
     """The value of an option of a command line, before it is parsed; None where it is not there."""
     for i, arg in enumerate(args):
         if arg.startswith(f"{name}="):
@@ -84,7 +84,7 @@ def configuration(
     text: str = checkpoint[CONFIG_KEY]
     if is_own(text, checkpoint.get(SIGNATURE_KEY)):
         return text
-    data, trust = given(args, "--data"), given(args, "--trust") or ""
+    data, trust = option(args, "--data"), option(args, "--trust") or ""
     try:
         text = strangers_config(text, args[0], args[1:], parser, data, trust)
     except UserError as error:

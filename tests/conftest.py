@@ -2,9 +2,12 @@
 
 import foundation  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,10 @@ from experiment.cli import ExperimentCLI
 REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "data"
 
-# A shell's background jobs ignore Ctrl-C, and so would what the tests interrupt.
+# A shell's background jobs ignore Ctrl-C, and nohup's a hangup; so would what the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Two workers on two cores: one thread each, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,6 +62,45 @@ def data_root() -> Path:
     for name in ("FashionMNIST", "MNIST"):
         fetch(name, DATA)
     return DATA
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """``mount("4m")``: an empty file system of that size."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs Linux and root")
+    folders: list[Path] = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small file system here: {done.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield make
+    for folder in folders:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def kill_while() -> Callable[..., None]:
+    """``kill_while(write, path, seconds)``: kill a process that does so, once there is the file."""
+
+    def run(target: Callable[[Path], object], path: Path, seconds: float) -> None:
+        process = multiprocessing.get_context("fork").Process(target=target, args=(path,))
+        process.start()
+        while not path.exists():
+            process.join(0.001)
+        process.join(seconds)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+
+    return run
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ OPTIONS = (
     "--trainer.max_epochs=2",
     "--trainer.limit_train_batches=30",
     "--trainer.enable_progress_bar=false",
+    "--trainer.precision=32-true",  # what is chosen may differ between two commands
 )
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
 

@@ -22,7 +22,14 @@ from studies.names import all_failed
 from studies.report import tables
 from studies.report.html_page import PageTable, draw, render
 from studies.report.tables import Cell
-from studies.report.words import counted, decimals, interval, mean_and_deviation, points
+from studies.report.words import (
+    counted,
+    decimals,
+    interval,
+    mean_and_deviation,
+    points,
+    sentence,
+)
 
 _NOTES = (
     "Differences are to the base of the same group, paired by seed, in percentage points of test "
@@ -63,7 +70,7 @@ def _listed(found: Sequence[Row]) -> str:
 def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
     """Sentences on what helped, what hurt and what showed no difference."""
     if failed := everything_failed(comparison):
-        return [f"{failed[0].upper()}{failed[1:]}."]
+        return [sentence(failed)]
     others = [row for row in table if not row.is_base]
     by_difference = sorted(others, key=lambda row: -(row.difference.mean if row.difference else 0))
     found = {

@@ -33,6 +33,11 @@ def interval(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning and a period at its end."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def counted(number: int, thing: str) -> str:
     """``1 trial``, ``1,200 trials``."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -27,7 +27,7 @@ from studies.names import (
 from studies.report import tables
 from studies.report.html_page import PageTable, draw, render
 from studies.report.tables import Cell
-from studies.report.words import counted, decimals, mean_and_deviation, signed
+from studies.report.words import counted, decimals, mean_and_deviation, sentence, signed
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -91,7 +91,7 @@ def summary(study: Study) -> list[str]:
         sentences = [found + (f", with {', '.join(chosen)}." if chosen else ".")]
     else:
         failed = everything_failed(study)
-        sentences = [f"{failed[0].upper()}{failed[1:]}." if failed else "No trial has completed."]
+        sentences = [sentence(failed) if failed else "No trial has completed."]
     others = [f"{number} {_STATES[state]}" for state, number in count.items() if number]
     sentences.append(f"{counted(sum(count.values()), 'trial')}: {', '.join(others) or 'none'}.")
     return [*sentences, *_spent(study)]

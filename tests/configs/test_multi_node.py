@@ -19,7 +19,7 @@ CONFIGS = REPOSITORY / "configs"
 FIRST = "10.77.0.1"  # address of the first machine
 
 pytestmark = [
-    pytest.mark.cluster,
+    pytest.mark.long,
     pytest.mark.skipif(
         not sys.platform.startswith("linux") or os.geteuid() != 0 or not shutil.which("ip"),
         reason="network namespaces need Linux, root and iproute2",

@@ -265,7 +265,7 @@ def test_a_second_signal_ends_a_long_step_at_once(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_that_does_not_end_is_ended(start: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     run = start("fit", "--model=slow.Slow", "--trainer.accelerator=cpu")
@@ -364,7 +364,7 @@ def test_the_first_process_that_dies_is_named(two: Callable[..., Run]) -> None:
 
 
 @LINUX
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_stops_is_not_waited_for_for_ever(
     two: Callable[..., Run], stopped: int
@@ -387,7 +387,7 @@ def test_a_process_that_stops_is_not_waited_for_for_ever(
 
 
 @LINUX
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_word_about_it_two_minutes_are_waited(two: Callable[..., Run]) -> None:
     run = two()
     os.kill(ranks(run)[1], signal.SIGSTOP)
@@ -399,7 +399,7 @@ def test_without_a_word_about_it_two_minutes_are_waited(two: Callable[..., Run])
 
 
 @LINUX
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_ends_a_run_of_which_a_process_has_stopped(two: Callable[..., Run]) -> None:
     run = two()
     os.kill(ranks(run)[1], signal.SIGSTOP)

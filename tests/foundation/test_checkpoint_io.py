@@ -1,11 +1,8 @@
 """Checkpoints are whole or not there, also on a disk that is full."""
 
 import errno
-import multiprocessing
-import os
-import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +14,12 @@ from foundation.checkpoint_io import WholeCheckpointIO
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for one checkpoint of three megabytes."""
-    if not hasattr(os, "geteuid") or os.geteuid():
-        pytest.skip("mounting a file system takes root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no small file system here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def checkpoint(value: float) -> dict[str, Any]:
     return {"state_dict": {"weights": torch.full((3 * MEGABYTE // 4,), float(value))}}
 
 
-def test_a_full_disk_keeps_the_one_before(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_one_before(mount: Callable[[str], Path]) -> None:
+    small_disk = mount("5m")  # room for one of three megabytes
     path = small_disk / "last.ckpt"
     WholeCheckpointIO().save_checkpoint(checkpoint(1), path)
     with pytest.raises(OSError, match="No space left") as error:
@@ -57,19 +40,10 @@ def write_again_and_again(path: Path) -> None:
         WholeCheckpointIO().save_checkpoint(checkpoint(value), path)
 
 
-def test_a_kill_leaves_a_whole_one(tmp_path: Path) -> None:
+def test_a_kill_leaves_a_whole_one(tmp_path: Path, kill_while: Callable[..., None]) -> None:
     path = tmp_path / "last.ckpt"
     for turn in range(10):
-        process = multiprocessing.get_context("fork").Process(
-            target=write_again_and_again, args=(path,)
-        )
-        process.start()
-        while not path.exists():
-            process.join(0.01)
-        process.join(0.02 + 0.003 * turn)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_while(write_again_and_again, path, 0.02 + 0.003 * turn)
         assert torch.load(path)["state_dict"]["weights"].unique().numel() == 1
 
 

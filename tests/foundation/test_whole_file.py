@@ -1,8 +1,6 @@
 """A file is replaced at once, or stays as it was."""
 
-import multiprocessing
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,19 +23,10 @@ def write_again_and_again(path: Path) -> None:
         write(path, f"{number % 10}" * 100_000)
 
 
-def test_a_kill_leaves_a_whole_one(tmp_path: Path) -> None:
+def test_a_kill_leaves_a_whole_one(tmp_path: Path, kill_while: Callable[..., None]) -> None:
     path = tmp_path / "a.txt"
     for turn in range(10):
-        process = multiprocessing.get_context("fork").Process(
-            target=write_again_and_again, args=(path,)
-        )
-        process.start()
-        while not path.exists():
-            process.join(0.001)
-        process.join(0.01 + 0.001 * turn)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_while(write_again_and_again, path, 0.01 + 0.001 * turn)
         text = path.read_text()
         assert (len(text), len(set(text))) == (100_000, 1)
 

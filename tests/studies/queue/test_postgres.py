@@ -329,7 +329,7 @@ def joined(url: str, name: str, folder: Path) -> Iterator[Queue]:
         storage.engine.dispose()
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [40, pytest.param(7, marks=pytest.mark.long)])
 def test_connections_that_are_closed_before_any_statement(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], stride: int
 ) -> None:
@@ -392,7 +392,7 @@ class Wire:
             end.close()
 
 
-@pytest.mark.parametrize("stride", [10, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [10, pytest.param(3, marks=pytest.mark.long)])
 def test_commits_whose_answer_is_lost(
     server: str,
     running: Server,
@@ -513,7 +513,7 @@ def test_a_search_goes_on_after_a_restart(server: str, running: Server, place: P
     assert [set(trial.intermediate_values) for trial in trials] == [{1, 2}] * 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_go_on_after_a_restart(server: str, running: Server, place: Path) -> None:
     options = [f"--storage={server}", "--name=workers", "--n_trials=16", "--workers=2"]
     process = start("--config=shared.yaml", *options)
