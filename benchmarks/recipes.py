@@ -109,13 +109,21 @@ def table(runs: list[dict[str, Any]]) -> str:
         each = ", ".join(format(value, form) for value in values)
         return f"| {name} | {mean_spread(values, form)} | {each} |"
 
+    bests = [run["best"] for run in runs if "val/accuracy" in (run["best"] or {})]
+    validated = (
+        [
+            line("validation accuracy", [best["val/accuracy"] for best in bests], ".4f"),
+            line("best epoch", [best["epoch"] for best in bests], ".1f"),
+        ]
+        if bests
+        else []  # a recipe may train without validation
+    )
     return "\n".join(
         [
             f"| n = {len(runs)} | mean ± standard deviation | each seed |",
             "|---|---|---|",
             line("test accuracy", [r["test"]["test/accuracy"] for r in runs], ".4f"),
-            line("validation accuracy", [r["best"]["val/accuracy"] for r in runs], ".4f"),
-            line("best epoch", [r["best"]["epoch"] for r in runs], ".1f"),
+            *validated,
             line("training, seconds", [r["seconds"] for r in runs], ".1f"),
             line("whole command, seconds", [r["wall_seconds"] for r in runs], ".1f"),
             line("images per second", [r["images_per_second"] for r in runs], ".0f"),
