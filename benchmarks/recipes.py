@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from foundation.checkout import ROOT
+from foundation.checkout import ROOT, git_commit
 from foundation.whole_file import write
 
 
@@ -83,8 +83,9 @@ def save(
         found: what the table was made from, for the JSON.
     """
     where = where or machine()
-    text = f"`{command}` on {where}; {how}\n\n{table}\n"
-    report = {"command": command, "machine": where, **found}
+    commit = git_commit() or "unknown"
+    text = f"`{command}` on {where}, at {commit}; {how}\n\n{table}\n"
+    report = {"command": command, "machine": where, "commit": commit, **found}
     write(path.with_name(f"{path.name}.md"), text)
     write(path.with_name(f"{path.name}.json"), json.dumps(report, indent=2) + "\n")
     print(f"\n{text}")
