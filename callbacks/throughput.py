@@ -41,7 +41,8 @@ class Throughput(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs, self.images = state_dict["epochs"], state_dict["images"]
+        self.epochs = [float(seconds) for seconds in state_dict["epochs"]]
+        self.images = int(state_dict["images"])
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -400,6 +400,8 @@ NESTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "patience": lambda c: _first(c["callbacks"], "EarlyStopping").update(wait_count="x"),
     "summary": lambda c: c["callbacks"]["RunSummary"].update(best={"val/loss": "x"}),
     "seconds": lambda c: c["callbacks"]["RunSummary"].update(seconds=[1]),
+    "speed": lambda c: _first(c["callbacks"], "Throughput").update(epochs=[1, "two"]),
+    "images": lambda c: _first(c["callbacks"], "Throughput").update(images=[1]),
     "precision": lambda c: c["callbacks"]["ChosenPrecision"].update(precision="64-half"),
     "groups": lambda c: c["optimizer_states"][0].update(param_groups=[]),
     "optimizers": lambda c: c.pop("optimizer_states"),
