@@ -16,6 +16,7 @@ from typing_extensions import override
 from callbacks.chosen_precision import ChosenPrecision
 from callbacks.throughput import Throughput
 from foundation.checkout import git_commit
+from foundation.errors import UserError
 from foundation.interruption import Interrupted
 from foundation.run_folder import as_typed
 from foundation.whole_file import write
@@ -168,6 +169,10 @@ class RunSummary(Callback):
             self.add(trainer, {"interrupted": {"signal": str(exception), **place}})
 
     @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)  # so that nothing is computed for a file that cannot take it
+
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.summary = {**self._read(trainer), "test": _metrics(trainer, "test/")}
         names = getattr(getattr(trainer, "datamodule", None), "class_names", ())
@@ -191,7 +196,15 @@ class RunSummary(Callback):
 
     def _read(self, trainer: Trainer) -> dict[str, Any]:
         path = self._path(trainer)
-        return json.loads(path.read_text()) if path is not None and path.is_file() else self.summary
+        if path is None or not path.is_file():
+            return self.summary
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            found = error
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: not what a run wrote; move it away, and a new one is written")
+        return found
 
     def _write(self, trainer: Trainer) -> None:
         path = self._path(trainer)

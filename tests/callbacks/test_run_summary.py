@@ -148,3 +148,19 @@ def test_it_needs_no_other_callback(tmp_path: Path) -> None:
     assert summary.summary["images_per_second"] is None
     assert summary.summary["data"] == {}
     assert summary.summary["steps"] == 2
+
+
+def test_a_summary_that_is_none_is_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "runs" / "copied" / "version_0"
+    shutil.copytree(run, copy)
+    for broken in ('{"best": ', "[1, 2]"):
+        (copy / "summary.json").write_text(broken)
+        with pytest.raises(SystemExit) as ended:
+            train.main(["test", f"--ckpt_path={copy / 'checkpoints' / 'best.ckpt'}"])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{copy / 'summary.json'}: not what a run wrote; move it away" in error
+        assert (copy / "summary.json").read_text() == broken
