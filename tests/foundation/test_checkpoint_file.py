@@ -22,7 +22,7 @@ from foundation.errors import UserError
 FIELDS = (
     *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
     *("optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters"),
-    *("datamodule_hparams_name", "datamodule_hyper_parameters", "data", "activation"),
+    *("datamodule_hparams_name", "datamodule_hyper_parameters", "data", "activation", "seed"),
     *("config", "config_signature", WEIGHTS_DIGEST_KEY),
 )
 
