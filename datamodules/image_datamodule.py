@@ -311,7 +311,10 @@ class ImageDataModule(LightningDataModule):
         return {"order_seed": self._order_seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._order_seed = state_dict["order_seed"]
+        seed = int(state_dict["order_seed"])
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"order_seed is {seed}; expected 0 to {2**32 - 1}")
+        self._order_seed = seed
 
     def _has_gpu(self) -> bool:
         """Tell whether batches go to another device than the CPU."""

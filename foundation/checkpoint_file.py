@@ -234,7 +234,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Ine
 
 
 def _is_seed(value: Any) -> bool:
-    return _is_count(value) and value < 2**32
+    return type(value) is int and 0 <= value < 2**64
 
 
 def _is_count(value: Any) -> bool:
@@ -342,7 +342,7 @@ _FIELDS: dict[str, tuple[bool, Any, str]] = {
     "averaging_state": (False, _is_table, "names with values"),
     "data": (False, _is_data, "what the data is"),
     "activation": (False, _is_text, "a name"),
-    "seed": (False, _is_seed, "a whole number below 2**32"),
+    "seed": (False, _is_seed, "a whole number"),
     CONFIG_KEY: (False, _is_text, "a text"),
     SIGNATURE_KEY: (False, _is_text, "a signature"),
     WEIGHTS_DIGEST_KEY: (False, _is_text, "a checksum"),
