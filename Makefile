@@ -12,7 +12,7 @@ help:
 	@echo 'make test         run the tests     (ARGS="-k schedules")'
 	@echo 'make test-all     the same, every technique on every network, browsers, long runs'
 	@echo 'make test-long    minutes of waiting, two machines as network namespaces (takes root)'
-	@echo 'make check        formatting, lint, types'
+	@echo 'make check        formatting, lint, types, and the audit of every quoted number'
 	@echo 'make data         fetch FashionMNIST and MNIST into data/'
 	@echo 'make tensorboard  show the curves of runs/'
 	@echo 'make clean        remove .venv and caches; data/ and runs/ stay'
@@ -40,6 +40,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+	$(BIN)/python -m benchmarks.audit
 
 data: .venv/installed
 	$(BIN)/python -m datamodules

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.recipes import ROOT, machine, median_range, save, shown_command
+from benchmarks.recipes import ROOT, median_range, save, shown_command
+from foundation.machine import machine
 from lightning_modules import CrissCrossAttention
 
 # Images, channels, height and width.

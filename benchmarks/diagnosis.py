@@ -27,7 +27,6 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.recipes import machine
 from callbacks import NonFiniteLossError
 from datamodules import FashionMNISTDataModule, ImageDataModule, MNISTDataModule
 from diagnosis.curves import CURVES
@@ -36,6 +35,7 @@ from diagnosis.measures import Kind, Measures, Thresholds
 from diagnosis.reference import nearest_mean_accuracy
 from experiment.main import quiet
 from foundation.checkout import ROOT, technique
+from foundation.machine import machine
 from foundation.whole_file import write
 from studies.training import FitCLI
 

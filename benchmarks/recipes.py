@@ -8,30 +8,18 @@ table and writes it, with every run's summary, to ``results/recipes/<configurati
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from foundation.checkout import ROOT, git_commit
+from foundation.machine import machine
 from foundation.whole_file import write
-
-
-def machine() -> str:
-    """The processor, how many of its cores this process may use, and torch's version."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
-    cores, python = len(os.sched_getaffinity(0)), platform.python_version()
-    return f"{cores} cores of {name}, Python {python}, torch {version('torch')}"
 
 
 def one_turn(module: str, contestant: str, *options: str) -> Any:

@@ -69,6 +69,7 @@ def configured(*names: str, options: tuple[str, ...] = ()) -> Namespace:
     """
     parser = Parser()
     parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_argument("--tune", type=dict)  # of overlays, for compare.py
     parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     base = ["--model=BaselineCNN", "--model.preprocessing=MinMaxScaling"]

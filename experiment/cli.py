@@ -122,6 +122,7 @@ class ExperimentCLI(LightningCLI):
             help="Packages, with commas between them, whose classes the configuration in somebody "
             "else's checkpoint may name; see docs/security.md.",
         )
+        parser.add_argument("--tune", type=dict, default=SUPPRESS, help=SUPPRESS)  # compare.py's
         parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -185,7 +186,10 @@ class ExperimentCLI(LightningCLI):
         assert isinstance(parser, Parser)
         super().parse_arguments(parser, self._with_checkpoint_config(list(args), parser))
         options = self.config[self.config.subcommand]
-        options.pop("trust", None)  # is of this command, not of what repeats the run
+        written = parser.written[self.config.subcommand]
+        for name in ("trust", "tune"):  # not of what repeats the run
+            options.pop(name, None)
+            written.pop(name, None)
         if options.experiment is not None:
             check_name("--experiment", options.experiment)
         if self.config.subcommand == "fit":

@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 from foundation.checkout import ROOT, git_commit
 from foundation.errors import UserError
 from foundation.interruption import end_with
+from foundation.machine import cores, processor
 from foundation.run_folder import program
 from foundation.whole_file import write
 from foundation.yaml_text import load_yaml
@@ -66,14 +67,7 @@ class StoredStudy(Generic[D]):
         Raises:
             UserError: there is none.
         """
-        folders = (Path(study), Path(runs_dir, study))
-        folder = next((f for f in folders if (f / "study.yaml").is_file()), None)
-        if folder is None:
-            there = sorted(str(path.parent) for path in Path(runs_dir).glob("*/study.yaml"))
-            raise UserError(
-                f"--study {study}: there is no study.yaml in such a folder; "
-                + (f"there are {', '.join(there)}" if there else f"there is no study in {runs_dir}")
-            )
+        folder = folder_of(study, runs_dir)
         place = _place(folder)
         return cls(place["name"], folder, storage or place["storage"])
 
@@ -140,7 +134,7 @@ class StoredStudy(Generic[D]):
             "name": self.name,
             "storage": without_password(storage) if storage else None,
             "command": shlex.join(map(without_password, command)),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "machine": f"{cores()} cores of {processor()}, {torch.get_num_threads()} threads",
             "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
             f"lightning {lightning.__version__}, optuna {optuna.__version__}",
             "commit": git_commit() or "unknown",
@@ -149,8 +143,7 @@ class StoredStudy(Generic[D]):
 
     def facts(self) -> dict[str, str]:
         """Command, machine, versions and commit of the last work on the study."""
-        place = _place(self.folder)
-        return {name: place[name] for name in _FACTS}
+        return facts_of(self.folder)
 
     def runner(self, queue: Queue, kind: str) -> Runner:
         """The runner of the trials of one of the study's queues."""
@@ -229,6 +222,33 @@ class StoredStudy(Generic[D]):
         study = optuna.load_study(study_name=options.study, storage=stored.storage)
         queue = Queue(study, stored.folder)
         return queue, stored.runner(queue, options.kind)
+
+
+def folder_of(study: str, runs_dir: str) -> Path:
+    """The folder of a study: itself, or of that name under ``runs_dir``.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (Path(study), Path(runs_dir, study)):
+        if (folder / "study.yaml").is_file():
+            return folder
+    there = sorted(str(path.parent) for path in Path(runs_dir).glob("*/study.yaml"))
+    raise UserError(
+        f"--study {study}: there is no study.yaml in such a folder; "
+        + (f"there are {', '.join(there)}" if there else f"there is no study in {runs_dir}")
+    )
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """Command, machine, versions and commit of the last work on the study in a folder."""
+    place = _place(folder)
+    return {name: place[name] for name in _FACTS}
+
+
+def has_storage(folder: Path) -> bool:
+    """Tell whether a study's storage is there, or elsewhere; else only its files are."""
+    return _place(folder)["storage"] is not None or (folder / "study.db").is_file()
 
 
 def _place(folder: Path) -> dict[str, Any]:

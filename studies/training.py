@@ -149,8 +149,7 @@ def complete_config(args: Sequence[str]) -> str:
     Raises:
         UserError: the options are not valid; says which and why.
     """
-    cli = _ConfigCLI(["fit", *args])
-    return cli._parser("fit").dump(cli.config.fit, skip_unset=False)
+    return both_configs(args)[0]
 
 
 def written_config(args: Sequence[str]) -> str:
@@ -162,10 +161,20 @@ def written_config(args: Sequence[str]) -> str:
     Raises:
         UserError: the options are not valid; says which and why.
     """
+    return both_configs(args)[1]
+
+
+def both_configs(args: Sequence[str]) -> tuple[str, str]:
+    """The complete configuration and the written one, of one look at the options.
+
+    Raises:
+        UserError: the options are not valid; says which and why.
+    """
     cli = _ConfigCLI(["fit", *args])
     assert isinstance(cli.parser, Parser)
-    written = cli.parser.written.fit
-    return cli._parser("fit").dump(written, skip_unset=False, skip_validation=True)
+    parser, written = cli._parser("fit"), cli.parser.written.fit
+    complete = parser.dump(cli.config.fit, skip_unset=False)
+    return complete, parser.dump(written, skip_unset=False, skip_validation=True)
 
 
 def config_keys(config: str) -> dict[str, Any]:

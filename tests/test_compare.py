@@ -1,6 +1,7 @@
 """The comparison's command line on real data: runs, resuming, reports, messages."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import compare
+from studies.compare.runs_file import unpacked
 
 BASE = """
 trainer: {accelerator: cpu, max_epochs: 3, limit_test_batches: 1, num_sanity_val_steps: 0}
@@ -237,6 +239,12 @@ def test_without_validation_the_last_weights_are_tested(
         ({"seeds": [1, 1]}, "seeds is [1, 1]; expected different ones"),
         ({"seeds": []}, "seeds is []; expected at least one"),
         ({"seeds": [0, -1]}, "seeds is [0, -1]; expected whole numbers from 0 to 4294967295"),
+        ({"base_seeds": [0]}, "base_seeds has 0, which seeds has, too"),
+        ({"margin": 0}, "margin is 0.0; expected percentage points above 0"),
+        ({"families": {"f": ["nothing"]}}, "families: f has nothing, which is no variant"),
+        ({"families": {"f": ["slow"], "g": ["slow"]}}, "slow is in f and in g; choose one"),
+        ({"families": "folders"}, "families is folders, but each is not given"),
+        ({"start_from": "nowhere.csv"}, "nowhere.csv: not the runs.csv of a comparison"),
         ({"workers": 0}, "workers is 0; expected at least 1"),
         ({"groups": {"g": {"bases": []}}}, "groups: g has bases; expected base, variants, options"),
         ({"leave_out": ["b"], "each": "dropout.yaml"}, "leave_out names b"),
@@ -257,3 +265,55 @@ def test_runs_of_one_comparison_have_one_precision_and_numbers_are_names(place: 
     chosen = [yaml.safe_load(path.read_text())["trainer"]["precision"] for path in configs]
     assert len(set(chosen)) == 1
     assert chosen[0] in ("32-true", "bf16-mixed")
+
+
+def test_a_seed_draws_the_split_and_a_finished_run_comes_from_a_file(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"dropout": "dropout.yaml"}
+    budget = ["trainer.max_epochs=1", "data.init_args.train_fraction=0.01"]
+    whole = ["trainer.limit_test_batches=null", *budget]
+    settings: dict[str, Any] = {"variants": variants, "budget": whole}
+    compare.main([write("first", **settings, seeds=[0], base_seeds=[7, 8])])
+    folder = Path("runs/compare/first")
+    splits = {
+        path.parent.name: yaml.safe_load(path.read_text())["data"]["init_args"]["split_seed"]
+        for path in folder.glob("runs/base/*/config.yaml")
+    }
+    assert splits == {"seed_0": 0, "seed_7": 7, "seed_8": 8}
+    there = {(run["variant"], run["seed"]): run for run in read(f"{folder}/runs.csv")}
+    assert list(there) == [("base", "0"), ("dropout", "0"), ("base", "7"), ("base", "8")]
+    base = there["base", "0"]
+    assert base["machine"]
+    assert base["commit"]
+    right = unpacked(base["right"])
+    assert right.mean() == pytest.approx(float(base["test/accuracy"]), abs=1e-6)
+
+    # Elsewhere: what is in the file is not trained again.
+    compare.main([write("second", **settings, seeds=[0, 1], start_from=f"{folder}/runs.csv")])
+    again = {(run["variant"], run["seed"]): run for run in read("runs/compare/second/runs.csv")}
+    assert list(again) == [("base", "0"), ("dropout", "0"), ("base", "1"), ("dropout", "1")]
+    assert again["base", "0"] == base
+    assert not Path("runs/compare/second/runs/base/seed_0").exists()
+    capfd.readouterr()
+    settings["variants"] = {"dropout": ["dropout.yaml", "model.init_args.hidden_size=16"]}
+    with pytest.raises(SystemExit):
+        compare.main([write("third", **settings, start_from=f"{folder}/runs.csv")])
+    message = capfd.readouterr().err
+    assert "runs.csv has runs of dropout with another configuration" in message
+    assert not Path("runs/compare/third/study.db").exists()
+
+    # The files alone are all there is to it.
+    shutil.copytree(
+        folder, "kept", ignore=shutil.ignore_patterns("study.db", "runs", "report.html")
+    )
+    results = Path("kept/results.csv").read_text()
+    compare.main(["show", "--study", "kept"])
+    assert "dropout" in capfd.readouterr().out
+    assert Path("kept/results.csv").read_text() == results
+    assert Path("kept/report.html").is_file()
+    assert not Path("kept/study.db").exists()
+    Path("kept/comparison.yaml").unlink()
+    with pytest.raises(SystemExit):
+        compare.main(["show", "--study", "kept"])
+    assert "comparison.yaml: not what a comparison wrote" in capfd.readouterr().err

@@ -27,7 +27,8 @@ from foundation.yaml_text import load_yaml
 from studies.compare.comparison_definition import ComparisonDefinition, fit_options
 from studies.compare.comparison_report import accuracy, results_table
 from studies.compare.comparison_study import ComparisonStudy, report
-from studies.compare.paired_statistics import BETTER, WORSE, Comparison, Row, Run, rows
+from studies.compare.comparison_table import Comparison, Row, Run, rows
+from studies.compare.paired_statistics import BETTER, WORSE
 from studies.queue.storage import without_password
 from studies.report.words import interval, points
 from studies.settings import check_least, check_seeds
@@ -59,7 +60,7 @@ class AdviceSettings:
     sample: float = 0.1
     epochs: int | None = None
     budget: int = 60
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     name: str | None = None
     storage: str | None = None
     workers: int = 1
@@ -175,7 +176,7 @@ class _Tuning:
             f"{2 * seeds} for the confirmation",
             "decided by the best epoch's val/accuracy: differences to the round's start in "
             "percentage points, a 95% interval of each alone, and a verdict corrected for all of "
-            "the round (Holm); time is per epoch, of the round's start",
+            "the round (Bonferroni); time is per epoch, of the round's start",
         )
         self.spent = seeds
         row = rows(self.train([self.base]))[0]

@@ -1,8 +1,9 @@
 """Figures of a comparison; each function gives one, or None where there is nothing to draw.
 
-Groups have a panel each, with a scale of its own: what helps by a tenth of a point in one may
-help by ten in another. Values far off the others do not stretch a scale; they stand at its edge,
-with their number. Colors are the corrected verdicts.
+Intervals are those of one difference alone, and thinner those that hold for all at once. Groups
+have a panel each, with a scale of its own: what helps by a tenth of a point in one may help by ten
+in another. Values far off the others do not stretch a scale; they stand at its edge, with their
+number. Colors are verdicts.
 """
 
 import math
@@ -16,31 +17,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from studies.compare.comparison_table import IDENTICAL, NO_BASE, Comparison, Row
 from studies.compare.paired_statistics import (
     BETTER,
-    NO_BASE,
-    SAME,
+    EQUIVALENT,
     TOO_FEW,
-    UNCLEAR,
+    UNDECIDED,
     WORSE,
-    Comparison,
     Difference,
-    Row,
 )
 from studies.report.canvas import BLUE, GRAY, INK, ORANGE, RED, canvas, strip_axes
 from studies.report.words import interval, points
 
 OCHRE = "#b9a36b"
+GREEN = "#2a9d8f"
 COLORS = {
     "base": INK,
     BETTER: BLUE,
-    UNCLEAR: GRAY,
-    SAME: "#c4c4c4",
+    EQUIVALENT: GREEN,
+    UNDECIDED: GRAY,
+    IDENTICAL: "#c4c4c4",
     WORSE: RED,
     TOO_FEW: OCHRE,
     NO_BASE: OCHRE,
 }
-LINES = [BLUE, "#2a9d8f", "#7a5cc2", ORANGE, RED, "#b5477d"]
+LINES = [BLUE, GREEN, "#7a5cc2", ORANGE, RED, "#b5477d"]
 
 # More learning curves than these cannot be told apart: the best and the worst ones are colored.
 MOST_CURVES = 6
@@ -52,6 +53,11 @@ MOST_CURVES = 6
 def _name(text: str, length: int = 38) -> str:
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")  # or it would be set as mathematics
+
+
+def _kind(row: Row) -> str:
+    """The row's verdict, without what it is identical to."""
+    return IDENTICAL if row.identical is not None else row.verdict
 
 
 def _heading(axes: Axes, group: str) -> None:
@@ -118,11 +124,15 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
     for axes, (group, pairs) in zip(panels, groups.items(), strict=True):
         low, high = _forest_range([difference for _, difference in pairs])
         for y, (row, difference) in enumerate(pairs):
-            color = COLORS[row.verdict]
+            color = COLORS[_kind(row)]
             mean = 100 * difference.mean
             if difference.low is not None and difference.high is not None:
+                assert difference.wide_low is not None
+                assert difference.wide_high is not None
+                limits = [100 * difference.wide_low, 100 * difference.wide_high]
+                axes.plot(limits, [y, y], color=color, linewidth=0.9, solid_capstyle="butt")
                 limits = [100 * difference.low, 100 * difference.high]
-                axes.plot(limits, [y, y], color=color, linewidth=1.8, solid_capstyle="butt")
+                axes.plot(limits, [y, y], color=color, linewidth=2.6, solid_capstyle="butt")
             marker = "o" if low <= mean <= high else "<" if mean < low else ">"
             axes.plot(min(max(mean, low), high), y, marker, color=color, ms=5.5, clip_on=False)
             text = points(difference.mean)
@@ -130,6 +140,8 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
                 text += f"  ({ends})"
             axes.text(1.01, y, text, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         axes.axvline(0, color=INK, linewidth=1)
+        margin = 100 * comparison.margin
+        axes.axvspan(-margin, margin, color=GRAY, alpha=0.13, linewidth=0, zorder=0)
         axes.set(xlim=(low, high), ylim=(len(pairs) - 0.4, -0.6))
         axes.set_yticks(range(len(pairs)), [_name(row.variant) for row, _ in pairs])
         _heading(axes, group)
@@ -137,9 +149,9 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.tick_params(axis="y", length=0, pad=7)
     panels[-1].set_xlabel(
         f"percentage points more than {_name(comparison.base)}, paired by seed; "
-        "colors are corrected for the number of differences"
+        "thin: 95% for all at once, which the colors go by; shaded: equivalent"
     )
-    verdicts = [row.verdict for pairs in groups.values() for row, _ in pairs]
+    verdicts = [_kind(row) for pairs in groups.values() for row, _ in pairs]
     _legend(figure, panels[0], "o-", verdicts)
     return figure
 
@@ -181,7 +193,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         for row, time, accuracy, truth in zip(of_group, x, at, y, strict=True):
             marker = "v" if truth < low else "D" if row.is_base else "o"
             size = 7 if row.is_base else 5.5
-            axes.plot(time, accuracy, marker, color=COLORS[row.verdict], ms=size, alpha=0.9)
+            axes.plot(time, accuracy, marker, color=COLORS[_kind(row)], ms=size, alpha=0.9)
         axes.set_ylim(low - 2 * margin, high + 2 * margin)
         if max(x) > 8 * min(x) > 0:
             axes.set_xscale("log")
@@ -201,7 +213,7 @@ def cost(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         placed.append(
             (axes, list(zip(x, at.tolist(), strict=True)), [(i, texts[i]) for i in order])
         )
-    verdicts = [row.verdict for of_group in groups.values() for row in of_group]
+    verdicts = [_kind(row) for of_group in groups.values() for row in of_group]
     _legend(figure, panels[0, 0], "o", verdicts)
     figure.draw_without_rendering()  # places the axes
     for axes, where, labels in placed:
@@ -353,10 +365,10 @@ def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
                 axes.plot([end, end], [y - 0.32, y + 0.32], color=INK, linewidth=3)
             else:
                 start = ends[y - 1]
-                color = COLORS[row.step.verdict or TOO_FEW]
+                color = COLORS[row.step.verdict]
                 axes.barh(y, end - start, left=start, height=0.62, color=color)
-                if row.step.low is not None and row.step.high is not None:
-                    limits = [start + 100 * row.step.low, start + 100 * row.step.high]
+                if row.step.wide_low is not None and row.step.wide_high is not None:
+                    limits = [start + 100 * row.step.wide_low, start + 100 * row.step.wide_high]
                     axes.plot(limits, [y, y], color=INK, linewidth=1)
                     reach += limits
                 text += f"  {points(row.step.mean)}"
@@ -373,7 +385,7 @@ def waterfall(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel("test accuracy (%), mean over seeds; the scale does not begin at zero")
     steps = [row.step for of_group in groups.values() for row in of_group if row.step]
-    _legend(figure, panels[0], "s", [step.verdict or TOO_FEW for step in steps])
+    _legend(figure, panels[0], "s", [step.verdict for step in steps])
     return figure
 
 

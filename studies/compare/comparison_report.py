@@ -1,5 +1,6 @@
 """Results of a comparison: tables for the terminal, CSV and Markdown, and a report with figures."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,16 @@ from typing import Any
 from rich.table import Table
 
 from foundation.whole_file import write
+from studies.compare.comparison_table import FAILED, IDENTICAL, Comparison, Row, rows
 from studies.compare.paired_statistics import (
     BETTER,
-    FAILED,
-    SAME,
+    EQUIVALENT,
     TOO_FEW,
-    UNCLEAR,
+    UNDECIDED,
     WORSE,
-    Comparison,
-    Row,
-    rows,
+    Difference,
 )
+from studies.compare.runs_file import as_text
 from studies.names import all_failed
 from studies.report import tables
 from studies.report.html_page import PageTable, draw, render
@@ -31,23 +31,37 @@ from studies.report.words import (
     sentence,
 )
 
-_NOTES = (
-    "Differences are to the base of the same group, paired by seed, in percentage points of test "
-    "accuracy; n counts the seeds. Each 95% interval is of one difference alone; the verdict is "
-    "corrected for the number of differences (Holm), so an interval may exclude zero where no "
-    "difference is shown. Variances are moderated over a group's variants (Smyth 2004). Gap: "
-    "accuracy on training minus test images, in points. Time per epoch and peak memory are "
-    "medians over seeds, as a ratio to the base. Epochs to base's best: until the validation "
-    "accuracy reached the best of the base's run with that seed, mean over the seeds where it did."
-)
-
 # More rows than these are worth a selection.
 _MANY = 12
 # What an excerpt shows, and what a terminal has room for.
-_EXCERPT = ["group", "variant", "verdict", "n", "test accuracy", "difference", "95% interval"]
+ALONE, TOGETHER = "95% interval", "95% for all"
+_EXCERPT = ["group", "variant", "verdict", "n", "test accuracy", "difference", ALONE, TOGETHER]
 _EXCERPT += ["time"]
-_TERMINAL = [*_EXCERPT, "step"]
-_SHORT = {UNCLEAR: "not shown", SAME: "identical"}
+_TERMINAL = [header for header in [*_EXCERPT, "step"] if header != ALONE]
+
+
+def _notes(comparison: Comparison) -> str:
+    images = (
+        "Intervals cover the seeds and the test images together. "
+        if any(run.right is not None for run in comparison.runs)
+        else "Intervals cover the seeds, not the choice of the images. "
+    )
+    return (
+        "Differences are to the base of the same group, paired by seed, in percentage points of "
+        f"{_metric(comparison)}; n counts the seeds. {ALONE}: of one difference alone. {TOGETHER}: "
+        "the intervals of the row's family that hold all at once (Bonferroni); verdicts are read "
+        "off them: better wholly above 0, worse wholly below, equivalent wholly within ±"
+        f"{100 * comparison.margin:g} points, else undecided, and then *detectable* is the "
+        f"difference that would have been shown with a probability of 80%. {images}"
+        "Identical runs count once. Gap: accuracy on training minus test images, in points. Time "
+        "per epoch and peak memory are medians over seeds, as a ratio to the base. Epochs to "
+        "base's best: until the validation accuracy reached the best of the base's run with that "
+        "seed, mean over the seeds where it did."
+    )
+
+
+def _metric(comparison: Comparison) -> str:
+    return "test accuracy" if comparison.metric.startswith("test/") else "validation accuracy"
 
 
 # In words.
@@ -58,49 +72,112 @@ def _title(row: Row) -> str:
 
 
 def _t(row: Row) -> float:
-    return (row.difference.t if row.difference else None) or 0.0
+    """The difference over its standard error."""
+    difference = row.difference
+    return difference.mean / difference.error if difference and difference.error else 0.0
 
 
-def _listed(found: Sequence[Row]) -> str:
-    return ", ".join(
-        f"{_title(row)} {points(row.difference.mean)}" for row in found if row.difference
-    )
+def _listed(found: Sequence[tuple[Row, Difference]]) -> str:
+    return ", ".join(f"{_title(row)} {points(difference.mean)}" for row, difference in found)
 
 
 def summary(comparison: Comparison, table: Sequence[Row]) -> list[str]:
-    """Sentences on what helped, what hurt and what showed no difference."""
+    """Sentences on what is better, worse, equivalent and undecided, and on what was not judged."""
     if failed := everything_failed(comparison):
         return [sentence(failed)]
+    base = comparison.base
     others = [row for row in table if not row.is_base]
-    by_difference = sorted(others, key=lambda row: -(row.difference.mean if row.difference else 0))
-    found = {
-        verdict: [row for row in by_difference if row.verdict == verdict]
-        for verdict in dict.fromkeys(row.verdict for row in by_difference)
-    }
-    helped, hurt, unclear = (found.pop(verdict, []) for verdict in (BETTER, WORSE, UNCLEAR))
-    of, base = len(others), comparison.base
-    none = f"Nothing was shown to be {{}} than {base}."
-    sentences = [
-        f"Better than {base}, in percentage points of test accuracy, {len(helped)} of {of}: "
-        f"{_listed(helped)}."
-        if helped
-        else none.format(BETTER),
-        f"Worse than {base}, {len(hurt)} of {of}: {_listed(hurt[::-1])}."
-        if hurt
-        else none.format(WORSE),
-    ]
-    if unclear:
-        sentences.append(f"No difference shown, {len(unclear)} of {of}: {_listed(unclear)}.")
-    for verdict, left in found.items():
-        names = ", ".join(map(_title, left))
-        sentences.append(f"{verdict.capitalize()}, {len(left)} of {of}: {names}.")
+    judged = [(row, row.difference) for row in others if row.difference and not row.identical]
+    of = len(judged)
+    sentences = _verdicts(comparison, judged, f"than {base}", f"to {base}", f"{of}")
+    left: dict[str, list[str]] = {}
+    for row in others:
+        if row.identical is not None:
+            left.setdefault(f"{IDENTICAL} to {row.identical}", []).append(_title(row))
+        elif row.difference is None:
+            left.setdefault(row.verdict, []).append(_title(row))
+    for verdict, names in left.items():
+        sentences.append(f"{verdict.capitalize()}: {', '.join(names)}.")
     steps = [(row, row.step) for row in others if row.step is not None]
-    for verdict in (BETTER, WORSE, UNCLEAR):
-        named = [f"{_title(r)} {points(step.mean)}" for r, step in steps if step.verdict == verdict]
-        if named:
-            to = "" if verdict == UNCLEAR else " than the variant before"
-            text = f"{verdict.capitalize()}{to}, {len(named)} of {len(steps)} steps"
-            sentences.append(f"{text}: {', '.join(named)}.")
+    if steps:
+        than, to = "than the variant before", "to the variant before"
+        sentences += _verdicts(comparison, steps, than, to, f"{len(steps)} steps")
+    sentences += _tuning(comparison)
+    for seed, machines in comparison.mixed_seeds().items():
+        sentences.append(
+            f"Seed {seed} was run on several kinds of machines, whose results differ in the last "
+            f"digits: {'; '.join(machines)}."
+        )
+    return sentences
+
+
+def _tuning(comparison: Comparison) -> list[str]:
+    """A screening's choices, over what, and at what cost."""
+    if not comparison.tuned:
+        return []
+    chosen = [
+        f"{choice['variant'].strip('/')} {choice['chosen']} (of {', '.join(choice['values'])})"
+        for choice in comparison.tuned
+        if choice["key"]
+    ]
+    epochs = [
+        f"{choice['variant'].strip('/')} {choice['epochs']}"
+        for choice in comparison.tuned
+        if choice["epochs"] is not None
+    ]
+    seeds = comparison.tuned[0]["seeds"]
+    trainings = sum(len(seeds) * max(len(c["values"]), 1) for c in comparison.tuned)
+    seconds = sum(choice["seconds"] for choice in comparison.tuned)
+    cost = f"{counted(trainings, 'training')}, {seconds:.0f} s in all"
+    over = f"on validation images, with seeds {', '.join(map(str, seeds))} ({cost})"
+    return [f"Tuned {over}: {'; '.join(chosen)}."] * bool(chosen) + [
+        f"As much time as the base's, {over}, in epochs: {'; '.join(epochs)}."
+    ] * bool(epochs)
+
+
+def _verdicts(
+    comparison: Comparison,
+    judged: Sequence[tuple[Row, Difference]],
+    than: str,
+    to: str,
+    of: str,
+) -> list[str]:
+    """Sentences on differences, by verdict, the greatest first."""
+    by_size = sorted(judged, key=lambda pair: -pair[1].mean)
+    found = {
+        verdict: [pair for pair in by_size if pair[1].verdict == verdict]
+        for verdict in (BETTER, WORSE, EQUIVALENT, UNDECIDED, TOO_FEW)
+    }
+    sentences = []
+    if few := found[TOO_FEW]:
+        least = max(difference.least for _, difference in few)
+        n = min(difference.n for _, difference in few)
+        sentences.append(
+            f"Too few seeds for a verdict, {len(few)} of {of}: n = {n}, and "
+            f"{counted(least, 'seed')} would be the least for so many. Ranked only: {_listed(few)}."
+        )
+    if len(few) < len(judged):
+        unit = f"in percentage points of {_metric(comparison)}"
+        for verdict, which in ((BETTER, than), (WORSE, than)):
+            pairs = found[verdict] if verdict == BETTER else found[verdict][::-1]
+            sentences.append(
+                f"{sentence(verdict)[:-1]} {which}, {unit}, {len(pairs)} of {of}: {_listed(pairs)}."
+                if pairs
+                else f"Nothing was shown to be {verdict} {which}."
+            )
+    if pairs := found[EQUIVALENT]:
+        sentences.append(
+            f"Equivalent {to} within {100 * comparison.margin:g} points, {len(pairs)} of {of}: "
+            f"{_listed(pairs)}."
+        )
+    if pairs := found[UNDECIDED]:
+        detectable = sorted(difference.detectable or 0.0 for _, difference in pairs)
+        ends = dict.fromkeys(f"{100 * size:.2f}" for size in (detectable[0], detectable[-1]))
+        sizes = " to ".join(ends)
+        sentences.append(
+            f"Undecided, {len(pairs)} of {of}; a difference of {sizes} points would probably have "
+            f"been shown: {_listed(pairs)}."
+        )
     return sentences
 
 
@@ -138,17 +215,23 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, Cell]:
         "variant": row.variant,
         "verdict": row.verdict,
         "n": row.n,
-        "test accuracy": accuracy(row),
+        _metric(comparison): accuracy(row),
         "difference": points(row.difference.mean) if row.difference else None,
-        "95% interval": interval(row.difference.low, row.difference.high)
+        ALONE: interval(row.difference.low, row.difference.high) if row.difference else None,
+        TOGETHER: interval(row.difference.wide_low, row.difference.wide_high)
         if row.difference
+        else None,
+        "detectable": decimals(100 * row.difference.detectable, 2)
+        if row.verdict == UNDECIDED and row.difference and row.difference.detectable
         else None,
     }
     if comparison.chain:
         cells |= {
             "step": points(row.step.mean) if row.step else None,
-            "step's interval": interval(row.step.low, row.step.high) if row.step else None,
-            "step's verdict": (row.step.verdict or TOO_FEW) if row.step else None,
+            "step's 95% for all": interval(row.step.wide_low, row.step.wide_high)
+            if row.step
+            else None,
+            "step's verdict": row.step.verdict if row.step else None,
         }
     return cells | {
         "validation loss": decimals(row.validation_loss),
@@ -179,8 +262,6 @@ def results_table(comparison: Comparison) -> Table:
     """The rows for the terminal, with the reasons of what failed below."""
     found = rows(comparison)
     headers, cells = _table(comparison, found, _TERMINAL)
-    for row, line in zip(found, cells, strict=True):
-        line[headers.index("verdict")] = _SHORT.get(row.verdict, row.verdict)
     styles = {BETTER: "blue", WORSE: "red", FAILED: "red", "base": "bold"}
     words = ("group", "variant", "verdict")
     notes = [
@@ -200,14 +281,14 @@ def telling_rows(comparison: Comparison, n: int = 10) -> str:
     """The most telling rows as a Markdown table, below the bases of their groups.
 
     Of ``n``, two fifths are what helped with the greatest t, two fifths what hurt, and the rest
-    the clearest nulls: no difference shown, and the interval's further end the nearest to zero.
+    the clearest of the others: the interval's further end is the nearest to zero.
     Places that one kind cannot fill go to the others, in this order. Sorted by the difference.
     """
     table = rows(comparison)
     by_t = sorted(table, key=lambda row: -abs(_t(row)))
     helped = [row for row in by_t if row.verdict == BETTER]
     hurt = [row for row in by_t if row.verdict == WORSE]
-    nulls = [row for row in table if row.verdict == UNCLEAR and row.difference is not None]
+    nulls = [row for row in table if row.verdict in (EQUIVALENT, UNDECIDED)]
     nulls.sort(key=_furthest)
     most = 2 * n // 5
     chosen = [*helped[:most], *hurt[:most], *nulls[: n - 2 * most]]
@@ -220,16 +301,17 @@ def telling_rows(comparison: Comparison, n: int = 10) -> str:
 
 def _furthest(row: Row) -> float:
     difference = row.difference
-    if difference is None or difference.low is None or difference.high is None:
-        return abs(difference.mean) if difference else 0.0
-    return max(-difference.low, difference.high)
+    if difference is None or difference.wide_low is None or difference.wide_high is None:
+        return math.inf
+    return max(-difference.wide_low, difference.wide_high)
 
 
 # Files.
 
 
 def _record(comparison: Comparison, row: Row) -> dict[str, Any]:
-    numbers = ("n", "mean", "low", "high", "t", "df", "p", "corrected", "verdict")
+    numbers = ["n", "mean", "error", "df", "low", "high", "wide_low", "wide_high", "p"]
+    numbers += ["corrected", "count", "detectable", "verdict"]
     record: dict[str, Any] = {
         "group": row.group,
         "variant": row.variant,
@@ -237,6 +319,7 @@ def _record(comparison: Comparison, row: Row) -> dict[str, Any]:
         "test_accuracy": row.mean,
         "test_accuracy_sd": row.sd,
         "verdict": row.verdict,
+        "family": comparison.family(row.variant),
     }
     for name, difference in (("difference", row.difference), ("step", row.step)):
         if name == "difference" or comparison.chain:
@@ -270,18 +353,12 @@ def write_report(comparison: Comparison, folder: Path, facts: dict[str, str]) ->
 
     table = rows(comparison)
     write(folder / "results.csv", tables.as_csv([_record(comparison, row) for row in table]))
-    runs = [
-        {"group": run.group, "variant": run.variant, "seed": run.seed}
-        | {"diagnosis": run.diagnosis, "reason": run.reason}
-        | run.measured
-        for run in comparison.runs
-    ]
-    write(folder / "runs.csv", tables.as_csv(runs))
+    write(folder / "runs.csv", as_text(comparison.runs))
     budget, sentences = _budget(comparison), summary(comparison, table)
     headers, cells = _table(comparison, table)
     known = "; ".join(f"{name}: {text}" for name, text in facts.items())
     head = f"**{comparison.name}**: {budget}" + (f"; {known}" if known else "")
-    parts = [f"{head}.", *sentences, tables.as_markdown(headers, cells), _NOTES]
+    parts = [f"{head}.", *sentences, tables.as_markdown(headers, cells), _notes(comparison)]
     if len(table) > _MANY:
         parts[-2:-2] = ["The most telling:", telling_rows(comparison), "All:"]
     write(folder / "results.md", "\n\n".join(part.strip() for part in parts) + "\n")
@@ -298,7 +375,7 @@ def write_report(comparison: Comparison, folder: Path, facts: dict[str, str]) ->
             "results",
             "In the order of the configuration; a click on a header sorts.",
         ),
-        notes=_NOTES,
+        notes=_notes(comparison),
         pictures=draw(folder / "figures", drawn),
         failures=PageTable(["variant", "seed", "reason"], failed, "failures"),
         configs={key.strip("/"): text for key, text in comparison.configs.items()},

@@ -6,16 +6,22 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from callbacks import NonFiniteLossError, Throughput
 from callbacks.peak_memory import PeakMemory
+from datamodules.image_dataset import ImageDataset
 from diagnosis.curves import read_curves
+from foundation.checkout import git_commit
 from foundation.errors import UserError
+from foundation.machine import processor
 from studies.compare.comparison_definition import ComparisonDefinition
-from studies.compare.paired_statistics import Comparison, Run
+from studies.compare.comparison_table import Comparison, Run
+from studies.compare.runs_file import packed, unpacked
 from studies.names import failure
 from studies.runner import Outcome, Runner
 from studies.training import FitCLI, config_keys
@@ -46,6 +52,9 @@ class ComparisonRunner(Runner):
         config = definition.configs[f"{values['group']}/{values['variant']}"]
         options = [f"--config={config}", f"--seed_everything={values['seed']}"]
         keys = config_keys(config)
+        if "data.init_args.split_seed" in keys:
+            # So that a verdict is about the procedure, not about one split of the images.
+            options.append(f"--data.init_args.split_seed={values['seed']}")
         if keys["trainer.precision"] is None and definition.precision:
             options.append(f"--trainer.precision={definition.precision}")
         if keys["trainer.max_steps"] != -1 or keys["trainer.limit_val_batches"] == 0:
@@ -73,8 +82,14 @@ class ComparisonRunner(Runner):
             measured["best_epoch"] = best["epoch"]
         if definition.metric not in measured:
             raise UserError("the training ended before its first validation")
+        right = None
         if tested:
-            measured["train_accuracy"] = _training_accuracy(cli)
+            train, test = cli.datamodule.train_set, cli.datamodule.test_set
+            assert train is not None
+            assert test is not None
+            measured["train_accuracy"] = float(_right(cli, train, _MOST_IMAGES).mean())
+            if keys["trainer.limit_test_batches"] in (None, 1.0):
+                right = packed(_right(cli, test))
         (speed,) = (c for c in cli.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
         if speed.epochs:
             # The median: what else the machine does for a moment does not count, nor the first
@@ -86,7 +101,10 @@ class ComparisonRunner(Runner):
             shutil.rmtree(run / "checkpoints", ignore_errors=True)
         attrs = {
             "epochs": summary["epochs"],
+            "machine": processor(),
+            "commit": git_commit() or "unknown",
             "measured": measured,
+            "right": right,
             "curves": read_curves(run / "metrics.csv"),
             **_diagnosed(summary),
         }
@@ -103,19 +121,17 @@ def _diagnosed(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _training_accuracy(cli: FitCLI) -> float:
-    """Of the tested weights, on training images as they are: not augmented, nothing dropped."""
-    data = cli.datamodule.train_set
-    assert data is not None
+def _right(cli: FitCLI, data: ImageDataset, most: int | None = None) -> NDArray[np.bool_]:
+    """Tell which images the tested weights classify rightly, as they are, nothing dropped."""
     model = cli.model.eval()
-    right = 0
-    images, labels = data.images[:_MOST_IMAGES], data.labels[:_MOST_IMAGES]
+    found = []
+    images, labels = data.images[:most], data.labels[:most]
     with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
         size = cli.datamodule.eval_batch_size
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
             logits = model.infer(batch.to(model.device))
-            right += int((logits.argmax(dim=1).cpu() == target.cpu()).sum())
-    return right / len(labels)
+            found.append(logits.argmax(dim=1).cpu() == target.cpu())
+    return torch.cat(found).numpy()
 
 
 def collected(study: optuna.Study, definition: ComparisonDefinition) -> Comparison:
@@ -134,8 +150,19 @@ def collected(study: optuna.Study, definition: ComparisonDefinition) -> Comparis
                     evidence=attrs.get("evidence", []),
                     advice=attrs.get("advice", []),
                     reason=failure(trial) if failed else None,
+                    machine=attrs.get("machine", ""),
+                    commit=attrs.get("commit", ""),
+                    config=definition.digests.get(
+                        f"{attrs['values']['group']}/{attrs['values']['variant']}", ""
+                    ),
+                    right=unpacked(attrs["right"]) if attrs.get("right") else None,
                 )
             )
+    return of_runs(definition, runs)
+
+
+def of_runs(definition: ComparisonDefinition, runs: list[Run]) -> Comparison:
+    """A comparison's runs, together with what it is about."""
     epochs = max((int(run.measured.get("epochs", 0)) for run in runs), default=0)
     return Comparison(
         name=definition.name,
@@ -147,4 +174,7 @@ def collected(study: optuna.Study, definition: ComparisonDefinition) -> Comparis
         epochs=epochs,
         runs=runs,
         metric=definition.metric,
+        margin=definition.margin,
+        families=definition.families,
+        tuned=definition.tuned,
     )

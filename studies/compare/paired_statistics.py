@@ -1,35 +1,53 @@
-"""Statistics of paired runs: techniques against a base over a few seeds.
+"""Statistics of paired runs: techniques against a base, over seeds and test images.
 
-A run's accuracy is what its variant reaches, plus what its seed does to every variant, plus a
-spread (a randomized block design, the seeds being the blocks). Three seeds say little about the
-spread of one variant, so the variants borrow from each other: a moderated variance (empirical
-Bayes, Smyth 2004, doi:10.2202/1544-6115.1027) of each variant, the base among them, with one
-precaution: it is never smaller than the one seen, so that an unstable technique cannot borrow calm.
-Degrees of freedom are Satterthwaite's. For a base and one variant this is the paired t-test.
-Verdicts are corrected for the number of comparisons by Holm. Error rates and power are simulated in
-the tests.
+A seed is a block: the base and every variant are trained with it once. A difference is the mean of
+the paired ones, and two things make it uncertain: the seeds (its paired differences spread) and the
+test images (another test set would have asked other questions). Both are in its standard error:
+seeds and images are crossed random effects.
+
+Spread. A few seeds say little about the spread of one difference, so the differences of a group
+borrow from each other: moderated variances (empirical Bayes; Smyth 2004,
+doi:10.2202/1544-6115.1027), with two precautions. None is taken to be smaller than it was seen. And
+since all differences share the base's runs, what they say together is worth fewer degrees of
+freedom than there are residuals: Box's (1954, doi:10.1214/aoms/1177728786), from their covariances,
+and never more than three times those of one difference.
+
+Verdicts. They are read off intervals that hold for all differences of a family at once
+(Bonferroni): wholly above zero is better, wholly below is worse, wholly within the margin is
+equivalent (two one-sided tests, Schuirmann 1987), and everything else is undecided.
+
+Error rates, coverage and power: ``python -m benchmarks.verdicts``.
 """
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
-BETTER, WORSE, UNCLEAR, TOO_FEW = "better", "worse", "no difference shown", "too few seeds"
-SAME = "identical runs"
-NO_BASE, FAILED, NO_RESULT = "no base to compare with", "failed", "no result"
+BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
+TOO_FEW = "too few seeds"
 LEVEL = 0.95
+POWER = 0.8
+MARGIN = 0.003  # accuracies that differ by less are equivalent
 
 # Fewer variances than these do not tell how variances spread.
 _FEWEST_FOR_PRIOR = 3
+# Many differences that share a base no calmer than the others have four times the degrees of
+# freedom of one of them. One less, because these times are estimated: by simulation.
+_MOST_BORROWED = 3
 # Below this, in units of accuracy, runs are equal but for rounding.
 _ROUNDING = 1e-9
+
+Key = tuple[str, str]  # a group and a variant
+Reached = Mapping[Key, Mapping[int, float]]  # accuracy by seed
+Right = Mapping[Key, Mapping[int, NDArray[np.bool_]]]  # by seed and test image
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -39,72 +57,6 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-@dataclass
-class Run:
-    """One training.
-
-    Attributes:
-        group: what it may be compared within, e.g. a data set; "" where there is one group only.
-        variant: the technique.
-        seed: pairs it with the base's run.
-        measured: final numbers: ``test/accuracy``, ``test/loss``, ``test/calibration_error``,
-            ``val/accuracy`` and ``val/loss`` (best epoch), ``train_accuracy`` (on training images,
-            in eval mode), ``seconds_per_epoch``, ``peak_memory`` (bytes), …; any may be missing.
-        curves: by epoch: ``val/accuracy``, ….
-        diagnosis: what the curves say.
-        evidence: for that, in words.
-        advice: what to try next, each the fields of a ``Suggestion``.
-        reason: why it failed.
-    """
-
-    group: str
-    variant: str
-    seed: int
-    measured: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    diagnosis: str | None = None
-    evidence: list[str] = field(default_factory=list)
-    advice: list[dict[str, str]] = field(default_factory=list)
-    reason: str | None = None
-
-    def value(self, name: str) -> float | None:
-        """A measured number; None where the run failed, or the number is missing or not finite."""
-        value = self.measured.get(name)
-        known = self.reason is None and value is not None and math.isfinite(value)
-        return value if known else None
-
-
-@dataclass
-class Comparison:
-    """Trainings under one budget.
-
-    Attributes:
-        name: of the comparison.
-        groups: each with a base of its own.
-        variants: the base first.
-        chain: whether each variant adds to the one before.
-        seeds: of each variant's runs.
-        configs: complete YAML by "group/variant".
-        epochs: the budget of a run.
-        runs: what has been trained; may be incomplete.
-        metric: the accuracy that is compared.
-    """
-
-    name: str
-    groups: list[str]
-    variants: list[str]
-    chain: bool
-    seeds: list[int]
-    configs: dict[str, str]
-    epochs: int
-    runs: list[Run]
-    metric: str = "test/accuracy"
-
-    @property
-    def base(self) -> str:
-        return self.variants[0]
-
-
 @dataclass(frozen=True)
 class Difference:
     """A paired difference of accuracy.
@@ -112,101 +64,225 @@ class Difference:
     Attributes:
         n: pairs.
         mean: over them.
-        low, high: 95% interval of this difference alone; None where there is none.
-        df: degrees of freedom of the moderated t.
-        t: mean over its standard error.
-        p: of this difference alone.
-        corrected: p, corrected for all differences of the comparison.
+        error: standard error; None where there is none, as of a single pair.
+        df: its degrees of freedom.
+        low, high: 95% interval of this difference alone.
+        wide_low, wide_high: of 95% intervals that hold for all of the family at once.
+        p: of no difference, for this one alone.
+        corrected: p, corrected for all of the family.
+        count: differences in the family.
+        margin: within which accuracies are equivalent.
+        least: seeds that a verdict takes.
+        detectable: the smallest difference that would have been shown with a probability of 80%.
     """
 
     n: int
     mean: float
+    error: float | None = None
+    df: float | None = None
     low: float | None = None
     high: float | None = None
-    df: float | None = None
-    t: float | None = None
+    wide_low: float | None = None
+    wide_high: float | None = None
     p: float | None = None
     corrected: float | None = None
-
-    @property
-    def verdict(self) -> str | None:
-        """None where there are too few pairs for one."""
-        if self.corrected is None:
-            return SAME if self.n > 1 and self.mean == 0 else None
-        if self.corrected >= 1 - LEVEL:
-            return UNCLEAR
-        return BETTER if self.mean > 0 else WORSE
-
-
-@dataclass
-class Row:
-    """A variant in a group.
-
-    Attributes:
-        runs: all, failed ones too.
-        accuracies: what is compared, by seed.
-        difference: to the base of the group.
-        step: to the variant before, in a chain.
-        gap: accuracy on training minus test images, None where those were not looked at.
-        time, memory: median over seeds, as a ratio to the base's.
-        epochs_to_base: mean number of epochs until the validation accuracy reached the best of
-            the base's run with the same seed, over the ``reached`` seeds that did.
-        comparable: seeds where that could be looked up.
-    """
-
-    group: str
-    variant: str
-    is_base: bool
-    runs: list[Run]
-    accuracies: dict[int, float]
-    difference: Difference | None = None
-    step: Difference | None = None
-    validation_loss: float | None = None
-    calibration_error: float | None = None
-    gap: float | None = None
-    time: float | None = None
-    memory: float | None = None
-    epochs_to_base: float | None = None
-    reached: int = 0
-    comparable: int = 0
-
-    @property
-    def n(self) -> int:
-        return len(self.accuracies)
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.mean(self.accuracies.values()) if self.accuracies else None
-
-    @property
-    def sd(self) -> float | None:
-        return statistics.stdev(self.accuracies.values()) if self.n > 1 else None
-
-    @property
-    def failed(self) -> list[Run]:
-        return [run for run in self.runs if run.reason is not None]
+    count: int = 1
+    margin: float = MARGIN
+    least: int = 2
+    detectable: float | None = None
 
     @property
     def verdict(self) -> str:
-        if self.is_base:
-            return "base"
-        if not self.accuracies:
-            return FAILED if self.failed else NO_RESULT
-        if self.difference is None:
-            return NO_BASE
-        return self.difference.verdict or TOO_FEW
-
-    @property
-    def diagnosis(self) -> str | None:
-        """The most common one, and how common where the seeds do not agree."""
-        count = Counter(run.diagnosis for run in self.runs if run.diagnosis)
-        if not count:
-            return None
-        [(most, times)] = count.most_common(1)
-        return most if times == count.total() else f"{most} ({times} of {count.total()})"
+        if self.wide_low is None or self.wide_high is None or self.n < self.least:
+            return TOO_FEW
+        if self.wide_low > 0:
+            return BETTER
+        if self.wide_high < 0:
+            return WORSE
+        inside = -self.margin < self.wide_low and self.wide_high < self.margin
+        return EQUIVALENT if inside else UNDECIDED
 
 
-# The test.
+def critical(df: float, count: int) -> float:
+    """The reach, in standard errors, of intervals that hold for ``count`` differences at once."""
+    return float(student.ppf(1 - (1 - LEVEL) / (2 * count), df))
+
+
+def least_seeds(count: int) -> int:
+    """The fewest seeds with which verdicts on so many differences hold their error rate.
+
+    With three, the covariances of differences are too poorly known, by simulation.
+    """
+    return 2 if count < _FEWEST_FOR_PRIOR else 4
+
+
+def paired_differences(
+    reached: Reached,
+    pairs: Sequence[tuple[Key, Key]],
+    *,
+    families: Sequence[Hashable] | None = None,
+    margin: float = MARGIN,
+    right: Right | None = None,
+    overlap: float = 0.0,
+) -> list[Difference]:
+    """Mean, intervals and verdict of each of several paired differences.
+
+    Args:
+        reached: may lack runs, and may have more of the one that is compared with.
+        pairs: who is compared with whom, within a group; they share a seed at least.
+        families: of each pair, for the correction; all are one unless given.
+        margin: within which accuracies are equivalent.
+        right: which test images each run classified rightly, the same images in every run; without
+            them the errors are those of the seeds alone.
+        overlap: test images over training images where the seeds are folds of a cross-validation,
+            whose training sets overlap (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366).
+    """
+    found: dict[int, Difference] = {}
+    for group in {one[0] for one, _ in pairs}:
+        places = [place for place, (one, _) in enumerate(pairs) if one[0] == group]
+        estimates = _estimates(reached, [pairs[place] for place in places], right or {}, overlap)
+        found.update(zip(places, estimates, strict=True))
+    of = [""] * len(pairs) if families is None else list(families)
+    counts = Counter(of[place] for place, estimate in found.items() if estimate.error is not None)
+    return [_judged(found[place], counts[of[place]], margin) for place in range(len(pairs))]
+
+
+def _judged(estimate: Difference, count: int, margin: float) -> Difference:
+    """The difference with its intervals."""
+    mean, error, df = estimate.mean, estimate.error, estimate.df
+    if error is None or df is None:
+        return replace(estimate, margin=margin)
+    alone, wide = critical(df, 1) * error, critical(df, count) * error
+    p = 2 * float(student.sf(abs(mean) / error, df))
+    return replace(
+        estimate,
+        low=mean - alone,
+        high=mean + alone,
+        wide_low=mean - wide,
+        wide_high=mean + wide,
+        p=p,
+        corrected=min(1.0, count * p),
+        count=count,
+        margin=margin,
+        least=least_seeds(count),
+        detectable=wide + float(student.ppf(POWER, df)) * error,
+    )
+
+
+def _estimates(
+    reached: Reached, pairs: Sequence[tuple[Key, Key]], right: Right, overlap: float
+) -> list[Difference]:
+    """Mean, standard error and degrees of freedom of each, of one group."""
+    seeds = sorted(
+        {seed for key in {key for pair in pairs for key in pair} for seed in reached[key]}
+    )
+
+    def row(key: Key) -> NDArray[np.float64]:
+        return np.array([reached[key].get(seed, math.nan) for seed in seeds])
+
+    ones, others = np.array([row(one) for one, _ in pairs]), np.array([row(o) for _, o in pairs])
+    both = ~np.isnan(ones) & ~np.isnan(others)
+    more = ~np.isnan(others) & ~both
+    more[more.sum(axis=1) < 2] = False  # of which the spread is not known
+    n, m = both.sum(axis=1), more.sum(axis=1)
+    # Of the other's further seeds as much goes into its mean as what pairing wins allows.
+    weight = np.where(m > 0, (n + _slope(ones, others, both) * m) / (n + m), 1.0)
+    table = np.where(both, ones - weight[:, None] * others, math.nan)
+    variances, dfs = moderated(table)
+    found = []
+    for place, (one, other) in enumerate(pairs):
+        shared = [seed for seed, there in zip(seeds, both[place], strict=True) if there]
+        parts = [(variances[place] * (1 / n[place] + overlap), dfs[place])]
+        mean = float(np.nanmean(table[place]))
+        if m[place]:
+            rest = others[place][more[place]]
+            left = 1 - weight[place]
+            mean -= left * float(rest.mean())
+            parts.append((left**2 * float(rest.var(ddof=1)) / m[place], m[place] - 1))
+        if right.get(one) and right.get(other):
+            asked = [s for s in shared if s in right[one] and s in right[other]]
+            apart = [right[one][s].astype(float) - right[other][s] for s in asked]
+            parts.append((image_variance(np.array(apart)), math.inf))
+        variance = sum(part for part, _ in parts)
+        if n[place] < 2 or variance <= _ROUNDING**2:
+            found.append(Difference(int(n[place]), mean))
+            continue
+        spread = sum(part**2 / df for part, df in parts)  # Satterthwaite
+        df = variance**2 / spread if spread else math.inf
+        found.append(Difference(int(n[place]), mean, math.sqrt(variance), df))
+    return found
+
+
+def _slope(ones: NDArray[Any], others: NDArray[Any], both: NDArray[np.bool_]) -> float:
+    """The share, from 0 to 1, of what a seed does to the others that it does to the ones."""
+
+    def centered(values: NDArray[Any]) -> NDArray[Any]:
+        known = np.where(both, values, math.nan)
+        return np.nan_to_num(known - np.nanmean(known, axis=1, keepdims=True))
+
+    theirs = centered(others)
+    squares = float((theirs**2).sum())
+    return float(np.clip((centered(ones) * theirs).sum() / squares, 0, 1)) if squares else 1.0
+
+
+def image_variance(apart: NDArray[np.float64]) -> float:
+    """The part of a mean difference's variance that the choice of test images adds.
+
+    Seeds and images are crossed; the images' component of the variance is Henderson's, from mean
+    squares, and 0 where it would be negative.
+
+    Args:
+        apart: ``[seeds, images]``, 1 where only one was right, -1 where only the other was.
+    """
+    n, images = apart.shape if apart.ndim == 2 else (0, 0)
+    if n < 2 or images < 2:
+        return 0.0
+    by_image = apart.mean(axis=0)
+    between = n * float(by_image.var(ddof=1))
+    rest = apart - by_image - apart.mean(axis=1, keepdims=True) + apart.mean()
+    within = float((rest**2).sum()) / ((n - 1) * (images - 1))
+    return max(between - within, 0.0) / (n * images)
+
+
+def moderated(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variance and degrees of freedom of each row, which borrows from the others.
+
+    Args:
+        table: ``[rows, seeds]``, NaN where there is none; every row has one at least.
+    """
+    known = ~np.isnan(table)
+    centered = np.where(known, table - np.nanmean(table, axis=1, keepdims=True), 0.0)
+    own = np.maximum(known.sum(axis=1) - 1.0, 0.0)
+    squares = (centered**2).sum(axis=1)
+    variances = np.divide(squares, own, out=np.zeros_like(squares), where=own > 0)
+    usable = variances > _ROUNDING**2
+    if usable.sum() < _FEWEST_FOR_PRIOR:
+        return variances, own
+    d0, s0 = prior(variances[usable], own[usable])
+    share = 1.0 if math.isinf(d0) else d0 / (d0 + own[usable])
+    shrunk = share * s0 + (1 - share) * variances[usable]
+    variances[usable] = np.maximum(shrunk, variances[usable])
+    borrowed = min(_box(centered[usable], known[usable]), _MOST_BORROWED)
+    dfs = own.copy()
+    dfs[usable] = np.minimum(d0 + own[usable], borrowed * own[usable])
+    return variances, dfs
+
+
+def _box(centered: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
+    """Box's (tr C)^2 / tr C^2 of the rows' covariances: how many independent rows they are worth.
+
+    The squares of covariances are estimated without bias, from pairs of rows.
+    """
+    df = known.astype(float) @ known.T - 1
+    enough = df > 1
+    df = np.where(enough, df, 2.0)
+    covariances = centered @ centered.T / df
+    own = np.diag(covariances)
+    squares = (covariances**2 - np.outer(own, own) / df) * df**2 / ((df - 1) * (df + 2))
+    total = float(own.sum()) ** 2
+    # Where two rows share too few seeds, they are taken to say the same.
+    squares = np.where(enough, squares, np.outer(own, own))
+    return total / float(np.clip(squares.sum(), total / len(own), total))
 
 
 def _trigamma_inverse(value: float) -> float:
@@ -224,198 +300,17 @@ def _trigamma_inverse(value: float) -> float:
 def prior(variances: ArrayLike, dfs: ArrayLike) -> tuple[float, float]:
     """The degrees of freedom and the variance that the variances have in common.
 
-    (0, 0) where there are too few to tell, and infinite degrees of freedom where they spread no
-    more than sampling makes equal ones spread.
+    The degrees of freedom are infinite where the variances spread no more than sampling makes equal
+    ones spread.
 
     Args:
-        variances: each greater than zero.
+        variances: each greater than zero, three at least.
         dfs: degrees of freedom of each.
     """
     s2, d = np.asarray(variances), np.asarray(dfs)
-    if len(s2) < _FEWEST_FOR_PRIOR:
-        return 0.0, 0.0
     logs = np.log(s2) - digamma(d / 2) + np.log(d / 2)
     excess = float(logs.var(ddof=1) - polygamma(1, d / 2).mean())
     if excess <= 0:
         return math.inf, float((s2 * d).sum() / d.sum())
     d0 = 2 * _trigamma_inverse(excess)
     return d0, float(np.exp(logs.mean() + digamma(d0 / 2) - np.log(d0 / 2)))
-
-
-def spreads(
-    reached: Mapping[Hashable, Mapping[int, float]],
-) -> tuple[dict[Hashable, tuple[float, float]], float]:
-    """Spread of each variant's runs beyond what a seed does to all of them.
-
-    Args:
-        reached: by variant and seed; runs may be missing.
-
-    Returns:
-        Of each variant the moderated variance of a run and its degrees of freedom; and the degrees
-        of freedom of all residuals together, which no mean of variances has more of.
-    """
-    variants = list(reached)
-    seeds = sorted({seed for runs in reached.values() for seed in runs})
-    cells = [(v, seeds.index(s)) for v, name in enumerate(variants) for s in reached[name]]
-    values = np.array([value for runs in reached.values() for value in runs.values()])
-    design = np.zeros((len(cells), len(variants) + len(seeds)))
-    for row, (variant, seed) in enumerate(cells):
-        design[row, [variant, len(variants) + seed]] = 1
-    owner = np.array([variant for variant, _ in cells])
-    weights = np.ones(len(variants))
-    for _ in range(2):
-        root = np.sqrt(weights)[owner]
-        weighted = design * root[:, None]
-        hat = weighted @ np.linalg.pinv(weighted)
-        residuals, freedom = values - hat @ (values * root) / root, 1 - np.diag(hat)
-        df = np.bincount(owner, freedom, len(variants))
-        squares = np.bincount(owner, residuals**2, len(variants))
-        variances = np.divide(squares, df, out=np.zeros_like(df), where=df > _ROUNDING)
-        known = variances > _ROUNDING**2
-        d0, s0 = prior(variances[known], df[known])
-        if math.isinf(d0):
-            shrunk = np.full(len(variants), s0)
-        else:
-            shrunk = (d0 * s0 + df * variances) / np.maximum(d0 + df, _ROUNDING)
-        shrunk = np.maximum(shrunk, variances)
-        # Once more, so that an unstable variant has less say in what a seed does to all. None gets
-        # more than the middle one, or the calmest by chance would have all the say. Repeating it
-        # until it settles finds too much: 6.5% instead of 5% where nothing differs, by simulation.
-        weights = 1 / np.maximum(np.maximum(shrunk, np.median(shrunk)), _ROUNDING**2)
-    moderated = zip(shrunk.tolist(), (d0 + df).tolist(), strict=True)
-    return dict(zip(variants, moderated, strict=True)), float(freedom.sum())
-
-
-def paired_differences(
-    reached: Mapping[tuple[str, str], Mapping[int, float]],
-    pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]],
-) -> list[Difference]:
-    """Mean, interval and corrected p of each of several paired differences.
-
-    Args:
-        reached: by (group, variant) and seed. The spread is a group's own.
-        pairs: who is compared with whom, within a group; they share a seed at least.
-    """
-    by_group = {
-        group: spreads({key: runs for key, runs in reached.items() if key[0] == group})
-        for group in {one[0] for one, _ in pairs}
-    }
-    found: list[Difference] = []
-    tests: list[tuple[int, float, float]] = []  # place, standard error, degrees of freedom
-    for place, (one, other) in enumerate(pairs):
-        each = [
-            value - reached[other][s] for s, value in reached[one].items() if s in reached[other]
-        ]
-        found.append(Difference(len(each), statistics.fmean(each)))
-        moderated, most = by_group[one[0]]
-        parts = [(variance / len(each), df) for variance, df in (moderated[one], moderated[other])]
-        variance = sum(part for part, _ in parts)
-        if max(map(abs, each)) < _ROUNDING:
-            found[-1] = Difference(len(each), 0.0)
-        elif len(each) > 1 and variance > _ROUNDING**2:
-            # Satterthwaite; infinite where the variances are known for certain.
-            spread = sum(part**2 / df for part, df in parts)
-            df = variance**2 / spread if spread else math.inf
-            tests.append((place, math.sqrt(variance), min(df, most)))
-    if not tests:
-        return found
-    places, errors, dfs = (np.array(column) for column in zip(*tests, strict=True))
-    means = np.array([found[place].mean for place in places])
-    halves = student.ppf((1 + LEVEL) / 2, dfs) * errors
-    t = means / errors
-    p = 2 * student.sf(np.abs(t), dfs)
-    columns = np.stack([means - halves, means + halves, dfs, t, p, _holm(p)], axis=1).tolist()
-    for place, numbers in zip(places.tolist(), columns, strict=True):
-        found[place] = Difference(found[place].n, found[place].mean, *numbers)
-    return found
-
-
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Each p, corrected for how many there are."""
-    order = np.argsort(p)
-    corrected = np.empty_like(p)
-    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    return np.minimum(corrected, 1.0)
-
-
-# The rows.
-
-
-def rows(comparison: Comparison) -> list[Row]:
-    """A row per group and variant, in their order; none for what no run is known of."""
-    table: dict[tuple[str, str], Row] = {}
-    for group in comparison.groups:
-        for variant in comparison.variants:
-            runs = [r for r in comparison.runs if (r.group, r.variant) == (group, variant)]
-            if runs:
-                accuracies = _by_seed(runs, comparison.metric)
-                table[group, variant] = Row(
-                    group, variant, variant == comparison.base, runs, accuracies
-                )
-    before = dict(zip(comparison.variants[1:], comparison.variants, strict=False))
-    to_base = _compare(table, lambda row: (row.group, comparison.base))
-    steps = (
-        _compare(table, lambda row: (row.group, before[row.variant])) if comparison.chain else {}
-    )
-    for (group, variant), row in table.items():
-        row.difference = to_base.get((group, variant))
-        row.step = steps.get((group, variant))
-        row.validation_loss = _mean(_by_seed(row.runs, "val/loss").values())
-        row.calibration_error = _mean(_by_seed(row.runs, "test/calibration_error").values())
-        training = _by_seed(row.runs, "train_accuracy")
-        row.gap = _mean(training[s] - a for s, a in row.accuracies.items() if s in training)
-        base = table.get((group, comparison.base))
-        if base is not None:
-            row.time = _ratio(row.runs, base.runs, "seconds_per_epoch")
-            row.memory = _ratio(row.runs, base.runs, "peak_memory")
-            _count_epochs(row, base)
-    return list(table.values())
-
-
-def _compare(
-    table: dict[tuple[str, str], Row], other: Callable[[Row], tuple[str, str]]
-) -> dict[tuple[str, str], Difference]:
-    """The differences of the rows but the bases', each to another row."""
-    reached = {key: row.accuracies for key, row in table.items() if row.accuracies}
-    pairs = [
-        (key, other(row))
-        for key, row in table.items()
-        if not row.is_base and reached.get(key, {}).keys() & reached.get(other(row), {}).keys()
-    ]
-    found = paired_differences(reached, pairs)
-    return {key: difference for (key, _), difference in zip(pairs, found, strict=True)}
-
-
-def _by_seed(runs: Sequence[Run], name: str) -> dict[int, float]:
-    values = {run.seed: run.value(name) for run in runs}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return statistics.mean(known) if known else None
-
-
-def _ratio(runs: Sequence[Run], base: Sequence[Run], name: str) -> float | None:
-    """Of medians over seeds: what else the machine did in one run does not count."""
-    ours, theirs = (list(_by_seed(which, name).values()) for which in (runs, base))
-    if not ours or not theirs or not statistics.median(theirs):
-        return None
-    return statistics.median(ours) / statistics.median(theirs)
-
-
-def _count_epochs(row: Row, base: Row) -> None:
-    """Set how long the row took to the base's best validation accuracy, seed by seed."""
-    best = {
-        run.seed: max(filter(math.isfinite, run.curves.get("val/accuracy", [])), default=None)
-        for run in base.runs
-        if run.reason is None
-    }
-    counts = []
-    for run in row.runs:
-        curve, goal = run.curves.get("val/accuracy", []), best.get(run.seed)
-        if run.reason is not None or not curve or goal is None:
-            continue
-        row.comparable += 1
-        counts += [epoch for epoch, value in enumerate(curve, 1) if value >= goal][:1]
-    row.reached, row.epochs_to_base = len(counts), _mean(counts)

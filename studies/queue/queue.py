@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from foundation.machine import processor
 from studies.queue.patience import StorageAway
 from studies.queue.storage import (
     GRACE,
@@ -102,6 +103,25 @@ class Queue:
             attrs = {} if params is None else {"fixed_params": dict(params)}
             self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attrs))
 
+    def bring(self, finished: Sequence[tuple[Mapping[str, Any], float, Mapping[str, Any]]]) -> None:
+        """Add what was run elsewhere and is missing here, as complete trials.
+
+        To be called :func:`alone`.
+
+        Args:
+            finished: parameters, value and attributes of each.
+        """
+        there = [trial.system_attrs.get("fixed_params") for trial in self.trials()]
+        for params, value, attrs in finished:
+            if params not in there:
+                trial = create_trial(
+                    state=TrialState.COMPLETE,
+                    value=value,
+                    user_attrs=dict(attrs),
+                    system_attrs={"fixed_params": dict(params)},
+                )
+                self.study.add_trial(trial)
+
     def take(self, create: bool = False) -> int | None:
         """Take the next trial.
 
@@ -122,9 +142,9 @@ class Queue:
                 self.take_back()
                 if create and not self._waiting():
                     self.study.add_trial(create_trial(state=TrialState.WAITING))
-                while waiting := self._waiting():
-                    trial_id = waiting[0]._trial_id
-                    tries = signed.setdefault(trial_id, waiting[0].user_attrs.get("tries", 0) + 1)
+                while (following := self._next()) is not None:
+                    trial_id = following._trial_id
+                    tries = signed.setdefault(trial_id, following.user_attrs.get("tries", 0) + 1)
                     self._sign(trial_id, tries)
                     # Not where another worker was faster, which got in when this one's lock was
                     # lost with its connection.
@@ -134,9 +154,33 @@ class Queue:
 
         return self.storage.patience(attempt)
 
+    def _next(self) -> FrozenTrial | None:
+        """The first that waits, of no seed that another kind of machine works on.
+
+        A seed is a block: what is compared under it runs on one kind of machine, where results are
+        alike to the last digit; on another only when all of that kind have gone.
+        """
+        began: dict[Any, str] = {}  # by seed, the kind that began it
+        busy: set[str] = set()
+        for trial in self.trials():
+            seed, machine = _seed(trial), _machine(trial)
+            if trial.state != TrialState.WAITING and seed is not None and machine:
+                began.setdefault(seed, machine)
+                if trial.state == TrialState.RUNNING:
+                    busy.add(machine)
+        here, left = processor(), None
+        for trial in self._waiting():
+            kind = began.get(_seed(trial))
+            if kind in (None, here):
+                return trial
+            if kind not in busy:
+                left = left or trial
+        return left
+
     def _sign(self, trial_id: int, tries: int) -> None:
         """Before the trial runs, so that none ever runs without a sign of who has it."""
         owner = {"host": platform.node(), "lock": str(self.life.lock_file), "pid": os.getpid()}
+        owner["machine"] = processor()
         self.storage.record_heartbeat(trial_id)
         self.storage.set_trial_user_attr(trial_id, "owner", owner)
         self.storage.set_trial_user_attr(trial_id, "tries", tries)
@@ -253,6 +297,16 @@ class Queue:
                         raise
 
         self.storage.patience(attempt)
+
+
+def _seed(trial: FrozenTrial) -> Any:
+    """The seed that a trial was queued with; None where it was not."""
+    return trial.system_attrs.get("fixed_params", {}).get("seed")
+
+
+def _machine(trial: FrozenTrial) -> str:
+    """The kind of machine that took a trial; "" where nobody has."""
+    return (trial.user_attrs.get("owner") or trial.user_attrs).get("machine", "")
 
 
 def create_or_load(

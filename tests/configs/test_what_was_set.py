@@ -36,7 +36,9 @@ def leaves(path: Path) -> dict[str, Any]:
         for name, child in node.items():
             yield from walk(child, f"{key}.{name}".lstrip("."))
 
-    return dict(walk(yaml.safe_load(path.read_text()), ""))
+    found = yaml.safe_load(path.read_text())
+    found.pop("tune", None)  # is compare.py's
+    return dict(walk(found, ""))
 
 
 @functools.cache

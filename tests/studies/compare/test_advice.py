@@ -55,7 +55,7 @@ def test_from_a_poor_start_to_a_configuration(
     for line in steps.splitlines()[2:]:
         assert line in out
     assert "round 1: start, val/accuracy 0." in steps
-    assert "not converging (3 of 3 runs)" in steps
+    assert "not converging (4 of 4 runs)" in steps
     assert re.search(r"lr=0.02 +\+\d.*, better, time × .*  \(a higher rate: the usual", steps)
     assert re.search(r"^  keep lr=0.02(, the best of \d that helped)?$", steps, re.MULTILINE)
     assert "round 2: lr=0.02, val/accuracy" in steps
@@ -75,7 +75,7 @@ def test_from_a_poor_start_to_a_configuration(
     }
     (advised,) = {variant for variant, _ in values if variant != "start"}
     assert advised.startswith("lr=0.02")
-    assert values == {(name, seed) for name in ("start", advised) for seed in range(3)}
+    assert values == {(name, seed) for name in ("start", advised) for seed in range(4)}
     assert (folder / "confirmation" / "report.html").is_file()
 
     # The configuration is complete, and is what was confirmed.
@@ -142,7 +142,7 @@ def test_values_beside_files_and_suggestions_that_the_budget_fixes(
         (["--config", "model.init_args.hidden_size=3"], "config names no file"),
         (["--config", "slow.yaml", "--sample=0"], "sample is 0.0; expected a share in (0, 1]"),
         (["--config", "slow.yaml", "--seeds=[1]"], "seeds is [1]; expected two different ones"),
-        (["--config", "slow.yaml", "--budget=5"], "budget is 5; expected at least 6"),
+        (["--config", "slow.yaml", "--budget=7"], "budget is 7; expected at least 8"),
         (["--config", "slow.yaml", "--epochs=0"], "epochs is 0; expected at least 1"),
         (["--config", "slow.yaml", "--workers=0"], "workers is 0; expected at least 1"),
         (["--config", "slow.yaml", "model.init_args.hiden_size=3"], "hiden_size"),

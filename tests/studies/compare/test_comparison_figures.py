@@ -17,7 +17,7 @@ from studies.compare.comparison_figures import (
     learning_curves,
     waterfall,
 )
-from studies.compare.paired_statistics import Comparison, Run, rows
+from studies.compare.comparison_table import Comparison, Run, rows
 
 EFFECTS = [0.0, 0.0, 0.02, -0.02, 0.001, -0.001]
 
@@ -25,13 +25,13 @@ EFFECTS = [0.0, 0.0, 0.02, -0.02, 0.001, -0.001]
 def comparison(
     effects: Sequence[float] = EFFECTS, groups: Sequence[str] = ("",), chain: bool = False
 ) -> Comparison:
-    """The base and variants v1, v2, … with these effects, three seeds each."""
+    """The base and variants v1, v2, … with these effects, five seeds each."""
     rng = np.random.default_rng(0)
     names = ["base", *(f"v{i}" for i in range(1, len(effects)))]
     runs = []
     for group in groups:
         for name, effect in zip(names, effects, strict=True):
-            for seed in range(3):
+            for seed in range(5):
                 reached = float(0.9 + effect + rng.normal(0, 0.002))
                 curve = [reached - 0.1, reached - 0.02, reached]
                 measured = {
@@ -39,7 +39,7 @@ def comparison(
                     "seconds_per_epoch": float(rng.uniform(9, 20)),
                 }
                 runs.append(Run(group, name, seed, measured, {"val/accuracy": curve}))
-    return Comparison("test", list(groups), names, chain, [0, 1, 2], {}, 3, runs)
+    return Comparison("test", list(groups), names, chain, list(range(5)), {}, 3, runs)
 
 
 def drawn(of: Comparison) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_forest_is_sorted_and_colored_by_verdict() -> None:
     figure: Any = forest(of, rows(of))
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert (names[0], names[-1]) == ("v2", "v3")
-    assert {"better", "no difference shown", "worse"} <= set(words(figure))
+    assert {"better", "undecided", "worse"} <= set(words(figure))
     low, high = figure.axes[0].get_xlim()
     assert low < -2 < 2 < high
 
@@ -119,8 +119,8 @@ def test_learning_curves_color_the_best_and_the_worst() -> None:
 def test_runs_that_stopped_early_and_one_that_failed() -> None:
     of = comparison()
     of.runs[3].curves["val/accuracy"] = [0.5]
-    of.runs[4] = Run("", "v1", 1, {}, {"val/accuracy": [0.1]}, reason="ValueError")
-    of.runs[6].curves["val/accuracy"][1] = math.nan
+    of.runs[6] = Run("", "v1", 1, {}, {"val/accuracy": [0.1]}, reason="ValueError")
+    of.runs[10].curves["val/accuracy"][1] = math.nan
     figures = drawn(of)
     assert all(figures[name] is not None for name in ("forest", "cost", "learning_curves"))
 

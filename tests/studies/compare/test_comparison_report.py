@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from studies.compare.comparison_report import results_table, summary, telling_rows, write_report
-from studies.compare.paired_statistics import Comparison, Run, rows
+from studies.compare.comparison_table import Comparison, Run, rows
 
 FACTS = {"command": "python compare.py --config x.yaml", "machine": "2 cores <b>"}
 REASON = "ValueError: <script>alert(1)</script> | [bold]"
@@ -26,7 +26,7 @@ def made(
     effects, runs = {**EFFECTS, **more}, []
     for group in groups:
         for variant, effect in effects.items():
-            for seed in range(3):
+            for seed in range(5):
                 if variant == "broken":
                     runs.append(Run(group, variant, seed, reason=REASON))
                     continue
@@ -36,16 +36,24 @@ def made(
                 curves = {"val/accuracy": [reached - 0.1, reached]}
                 runs.append(Run(group, variant, seed, measured, curves, "a good fit"))
     configs = {f"{g}/{v}": f"model: {v}<i>\n" for g in groups for v in effects}
-    return Comparison("trial", list(groups), list(effects), chain, [0, 1, 2], configs, 5, runs)
+    return Comparison("trial", list(groups), list(effects), chain, list(range(5)), configs, 5, runs)
 
 
 def test_sentences_say_what_helped_what_hurt_and_what_did_not() -> None:
     of = made()
-    better, worse, unclear, failed = summary(of, rows(of))
-    assert re.fullmatch(r"Better than base, in .*, 1 of 4: good \+[23]\.\d\d\.", better)
-    assert re.fullmatch(r"Worse than base, 1 of 4: bad −[23]\.\d\d\.", worse)
-    assert re.fullmatch(r"No difference shown, 1 of 4: same [+−]0\.\d\d\.", unclear)
-    assert failed == "Failed, 1 of 4: broken."
+    better, worse, equivalent, failed = summary(of, rows(of))
+    assert re.fullmatch(r"Better than base, in .*, 1 of 3: good \+[23]\.\d\d\.", better)
+    assert re.fullmatch(r"Worse than base, in .*, 1 of 3: bad −[23]\.\d\d\.", worse)
+    assert re.fullmatch(
+        r"Equivalent to base within 0\.3 points, 1 of 3: same [+−]0\.\d\d\.", equivalent
+    )
+    assert failed == "Failed: broken."
+    of.margin = 0.0001
+    assert re.fullmatch(
+        r"Undecided, 1 of 3; a difference of 0\.\d\d points would probably have been shown: "
+        r"same .*",
+        summary(of, rows(of))[2],
+    )
     of.variants, of.runs = ["base", "same"], [r for r in of.runs if r.variant in ("base", "same")]
     assert summary(of, rows(of))[:2] == [
         "Nothing was shown to be better than base.",
@@ -56,8 +64,35 @@ def test_sentences_say_what_helped_what_hurt_and_what_did_not() -> None:
 def test_sentences_of_a_chain_are_about_its_steps_too() -> None:
     of = made(chain=True)
     steps = summary(of, rows(of))[-2:]
-    assert re.fullmatch(r"Better than the variant before, 2 of 3 steps: good .*, same .*", steps[0])
-    assert re.fullmatch(r"Worse than the variant before, 1 of 3 steps: bad −[56]\..*", steps[1])
+    unit = "in percentage points of test accuracy"
+    assert re.fullmatch(
+        rf"Better than the variant before, {unit}, 2 of 3 steps: same .*, good .*", steps[0]
+    )
+    assert re.fullmatch(
+        rf"Worse than the variant before, {unit}, 1 of 3 steps: bad −[56]\..*", steps[1]
+    )
+
+
+def test_too_few_seeds_rank_without_a_verdict() -> None:
+    of = made()
+    of.runs = [r for r in of.runs if r.seed < 3]
+    ranked, *_ = summary(of, rows(of))
+    assert re.fullmatch(
+        r"Too few seeds for a verdict, 3 of 3: n = 3, and 4 seeds would be the least for so many\. "
+        r"Ranked only: good \+.*, same .*, bad −.*\.",
+        ranked,
+    )
+    assert not any("Better" in line or "shown" in line for line in summary(of, rows(of)))
+
+
+def test_what_was_run_on_several_machines_is_said() -> None:
+    of = made()
+    for r in of.runs:
+        r.machine = "A" if r.variant == "good" and r.seed == 2 else "B"
+    assert summary(of, rows(of))[-1] == (
+        "Seed 2 was run on several kinds of machines, whose results differ in the last digits: "
+        "A; B."
+    )
 
 
 def test_files(tmp_path: Path) -> None:
@@ -75,18 +110,18 @@ def test_files(tmp_path: Path) -> None:
     assert row.difference is not None
     assert float(good["test_accuracy"]) == row.mean  # unrounded
     assert float(good["difference_low"]) == row.difference.low
-    assert [float(good[f"test_accuracy_seed_{s}"]) for s in range(3)] == list(
+    assert [float(good[f"test_accuracy_seed_{s}"]) for s in range(5)] == list(
         row.accuracies.values()
     )
-    assert (records[4]["reasons"], records[4]["failed"]) == (REASON, "3")
+    assert (records[4]["reasons"], records[4]["failed"]) == (REASON, "5")
     assert records[0]["difference_mean"] == ""
     with open(tmp_path / "r" / "runs.csv", newline="") as file:
         runs = list(csv.DictReader(file))
-    assert len(runs) == 30
+    assert len(runs) == 50
     assert float(runs[0]["test/accuracy"]) == of.runs[0].measured["test/accuracy"]
     lines = (tmp_path / "r" / "results.md").read_text().splitlines()
     assert lines[0].startswith(
-        "**trial**: 5 epochs per run; seeds 0, 1, 2 (n = 3); 30 runs, 6 failed"
+        "**trial**: 5 epochs per run; seeds 0, 1, 2, 3, 4 (n = 5); 50 runs, 10 failed"
     )
     assert lines[0].endswith("machine: 2 cores <b>.")
     table = [line for line in lines if line.startswith("|")]
@@ -111,9 +146,9 @@ def test_nothing_finished(tmp_path: Path) -> None:
 
 def test_terminal() -> None:
     file = io.StringIO()
-    Console(file=file, width=120).print(results_table(made(chain=True)))
+    Console(file=file, width=120).print(results_table(made()))
     text = file.getvalue()
-    assert "not shown" in text
+    assert "equivalent" in text
     assert f"broken, seed 0 failed: {REASON}" in text
     assert len(max(text.splitlines(), key=len)) <= 120
 

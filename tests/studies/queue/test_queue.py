@@ -305,3 +305,43 @@ def test_finished_trials_are_never_taken(join: Callable[[], Queue]) -> None:
     queue.study.add_trial(create_trial(state=TrialState.FAIL))
     queue.study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
     assert queue.take() is None
+
+
+def test_a_seed_stays_with_the_kind_of_machine_that_began_it(
+    join: Callable[[], Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until nobody of that kind works any more."""
+    one, two = join(), join()
+    one.fill([{"variant": name, "seed": seed} for seed in (0, 1) for name in ("base", "a")])
+
+    def takes(queue: Queue, kind: str) -> Any:
+        monkeypatch.setattr("studies.queue.queue.processor", lambda: kind)
+        trial_id = queue.take()
+        if trial_id is None:
+            return None
+        params = queue.storage.get_trial(trial_id).system_attrs["fixed_params"]
+        return trial_id, params["variant"], params["seed"]
+
+    first, *of_one = takes(one, "Intel")
+    assert of_one == ["base", 0]
+    second, *of_two = takes(two, "AMD")
+    assert of_two == ["base", 1]
+    two.finish(second, TrialState.COMPLETE, 0.5)
+    third, *of_two = takes(two, "AMD")
+    assert of_two == ["a", 1]
+    two.finish(third, TrialState.COMPLETE, 0.5)
+    assert takes(two, "AMD") is None  # though a run of seed 0 waits
+    one.finish(first, TrialState.COMPLETE, 0.5)
+    assert takes(two, "AMD")[1:] == ("a", 0)  # nobody is left who would
+
+
+def test_what_was_run_elsewhere_is_brought_once(join: Callable[[], Queue]) -> None:
+    queue = join()
+    queue.fill(CELLS[:1])
+    brought = [(cell, 0.5, {"values": cell}) for cell in CELLS[:2]]
+    for _ in range(2):
+        queue.bring(brought)
+        queue.fill(CELLS)
+    states = [trial.state.name for trial in queue.trials()]
+    assert fixed(queue) == CELLS
+    assert states == ["WAITING", "COMPLETE", "WAITING", "WAITING"]
