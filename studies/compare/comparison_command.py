@@ -18,8 +18,9 @@ from studies.study import facts_of, folder_of, has_storage
 
 def _compare(args: list[str]) -> None:
     settings = comparison_parser().parse_args(args)
-    comparison = run(settings, ["python", "compare.py", *args])
-    if _print(comparison.collected(), comparison.folder):
+    done = run(settings, ["python", "compare.py", *args])
+    failed = [_print(comparison.collected(), comparison.folder) for comparison in done]
+    if failed[0]:
         raise SystemExit(FAILED)
 
 

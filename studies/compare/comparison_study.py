@@ -190,8 +190,12 @@ def _check_same(folder: Path, was: ComparisonDefinition, now: ComparisonDefiniti
             )
 
 
-def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
-    """Screen where values are to be tuned, train every variant over every seed, report, combine."""
+def run(settings: Namespace, command: Sequence[str]) -> list[ComparisonStudy]:
+    """Screen where values are to be tuned, train every variant over every seed, report, combine.
+
+    Returns:
+        The comparison, and after it that of the winning combination if there is one.
+    """
     definition = define(settings)
     folder = Path(settings.runs_dir) / definition.name
     if settings.screen:
@@ -202,8 +206,8 @@ def run(settings: Namespace, command: Sequence[str]) -> ComparisonStudy:
     runs = earlier_runs(settings.start_from, definition) if settings.start_from else []
     comparison = _trained(definition, folder, settings, command, runs)
     if settings.screen and settings.combine and not settings.chain:
-        _combine(settings, comparison, command)
-    return comparison
+        return [comparison, *_combined(settings, comparison, command)]
+    return [comparison]
 
 
 def _trained(
@@ -224,16 +228,18 @@ def _trained(
     return comparison
 
 
-def _combine(settings: Namespace, comparison: ComparisonStudy, command: Sequence[str]) -> None:
-    """Confirm the winning combination, and write it as a configuration."""
+def _combined(
+    settings: Namespace, comparison: ComparisonStudy, command: Sequence[str]
+) -> list[ComparisonStudy]:
+    """The confirmation of the winning combination, which is written as a configuration, too."""
     definition, found = comparison.load()[1], comparison.collected()
     try:
         winning = combination(settings, definition, found, rows(found))
     except UserError as error:
         print(f"{comparison.program}: no combination: {error}", flush=True)
-        return
+        return []
     if winning is None:
-        return
+        return []
     folder = comparison.folder / "combination"
     confirmed = _trained(winning, folder, settings, command)
     table = rows(confirmed.collected())
@@ -247,7 +253,7 @@ def _combine(settings: Namespace, comparison: ComparisonStudy, command: Sequence
             ]
             text = winning.configs[f"{row.group}/{row.variant}"]
             write(comparison.folder / f"{name}.yaml", "\n".join([*head, text]))
-    report(comparison)
+    return [confirmed]
 
 
 def report(comparison: ComparisonStudy) -> Comparison:

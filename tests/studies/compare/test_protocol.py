@@ -69,7 +69,9 @@ def trials(name: str, folder: str) -> list[optuna.trial.FrozenTrial]:
 def test_screened_confirmed_and_combined(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = write("whole")
     compare.main([given])
-    assert capfd.readouterr().err == ""
+    out, error = capfd.readouterr()
+    assert error == ""
+    assert "report: runs/compare/whole/combination/report.html" in out
 
     # The screen has the tuned variant's values and nothing of the test images.
     screened = trials("whole-screen", "whole/screen")
