@@ -158,7 +158,7 @@ def forest(comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
 
 def _forest_range(differences: Sequence[Difference]) -> tuple[float, float]:
     """Room for what is not far off, with its interval unless that is far longer than most."""
-    halves = [0.0 if d.high is None else d.high - d.mean for d in differences]
+    halves = [0.0 if d.wide_high is None else d.wide_high - d.mean for d in differences]
     usual = 3 * statistics.median(halves)
     ends = [0.0]
     for difference, half in zip(differences, halves, strict=True):

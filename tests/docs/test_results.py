@@ -9,6 +9,19 @@ ROOT = Path(__file__).parent.parent.parent
 COMPARED = sorted((ROOT / "results" / "compare").glob("*/results.md"))
 
 
+def test_the_readmes_rows_are_the_comparisons() -> None:
+    def rows(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if line.startswith("| ")]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    page = (ROOT / "README.md").read_text().split("## Which is worth it")[1].split("\n## ")[0]
+    shown = rows(page)
+    printed = rows((ROOT / "results/compare/speedrun_techniques/results.md").read_text())
+    columns = [printed[0].index(name) for name in shown[0]]
+    assert len(shown) == 2 + 1 + 9  # the header, the base and nine
+    assert shown == [[row[column] for column in columns] for row in printed]
+
+
 def test_every_comparison_is_on_the_page_as_run_or_as_not_run_yet() -> None:
     configs = {path.stem for path in (ROOT / "configs" / "compare").glob("*.yaml")}
     page = (ROOT / "docs" / "comparisons.md").read_text()
