@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,15 @@ class Row:
     reached: int = 0
     comparable: int = 0
 
+    @cached_property
+    def fingerprints(self) -> dict[int, list[float | None]]:
+        """By seed, the numbers that tell whether two runs are one."""
+        return {
+            run.seed: [run.value(name) for name in _FINGERPRINT]
+            for run in self.runs
+            if run.seed in self.accuracies
+        }
+
     @property
     def n(self) -> int:
         return len(self.accuracies)
@@ -184,10 +194,12 @@ class Row:
 def rows(comparison: Comparison) -> list[Row]:
     """A row per group and variant, in their order; none for what no run is known of."""
     table: dict[Key, Row] = {}
+    by_key: dict[Key, list[Run]] = {}
+    for run in comparison.runs:
+        by_key.setdefault((run.group, run.variant), []).append(run)
     for group in comparison.groups:
         for variant in comparison.variants:
-            runs = [r for r in comparison.runs if (r.group, r.variant) == (group, variant)]
-            if runs:
+            if runs := by_key.get((group, variant)):
                 accuracies = _by_seed(runs, comparison.metric)
                 row = Row(group, variant, variant == comparison.base, runs, accuracies)
                 before = (r for r in table.values() if r.group == group)
@@ -217,16 +229,12 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def _same_runs(one: Row, other: Row) -> bool:
     """Tell whether two variants trained alike: every number of every seed is the same."""
-    shared = one.accuracies.keys() & other.accuracies.keys()
-
-    def prints(row: Row) -> list[list[float | None]]:
-        by_seed = {run.seed: run for run in row.runs}
-        return [[by_seed[s].value(name) for name in _FINGERPRINT] for s in sorted(shared)]
-
-    ours = prints(one)
+    ours, theirs = one.fingerprints, other.fingerprints
+    shared = ours.keys() & theirs.keys()
+    if not shared or any(ours[seed] != theirs[seed] for seed in shared):
+        return False
     # Two runs may classify equally many images rightly by chance.
-    losses = any(value is not None for run in ours for value in run[:2])
-    return bool(shared) and (losses or len(shared) > 1) and ours == prints(other)
+    return len(shared) > 1 or any(value is not None for value in ours[min(shared)][:2])
 
 
 def _compare(

@@ -28,8 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, polygamma
-from scipy.stats import t as student
+from scipy.special import digamma, polygamma, stdtr, stdtrit
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 TOO_FEW = "too few seeds"
@@ -53,7 +52,7 @@ Right = Mapping[Key, Mapping[int, NDArray[np.bool_]]]  # by seed and test image
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of a mean, Student's t; of at least two values."""
     n, mean = len(values), statistics.fmean(values)
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return mean - half, mean + half
 
 
@@ -105,7 +104,7 @@ class Difference:
 
 def critical(df: float, count: int) -> float:
     """The reach, in standard errors, of intervals that hold for ``count`` differences at once."""
-    return float(student.ppf(1 - (1 - LEVEL) / (2 * count), df))
+    return float(stdtrit(df, 1 - (1 - LEVEL) / (2 * count)))
 
 
 def least_seeds(count: int) -> int:
@@ -153,7 +152,7 @@ def _judged(estimate: Difference, count: int, margin: float) -> Difference:
     if error is None or df is None:
         return replace(estimate, margin=margin)
     alone, wide = critical(df, 1) * error, critical(df, count) * error
-    p = 2 * float(student.sf(abs(mean) / error, df))
+    p = 2 * float(stdtr(df, -abs(mean) / error))
     return replace(
         estimate,
         low=mean - alone,
@@ -165,7 +164,7 @@ def _judged(estimate: Difference, count: int, margin: float) -> Difference:
         count=count,
         margin=margin,
         least=least_seeds(count),
-        detectable=wide + float(student.ppf(POWER, df)) * error,
+        detectable=wide + float(stdtrit(df, POWER)) * error,
     )
 
 
