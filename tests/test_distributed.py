@@ -94,6 +94,7 @@ def test_metrics_count_every_image_once(run: Path, tmp_path: Path) -> None:
     assert after["test_accuracy_by_class"] == before["test_accuracy_by_class"]
 
 
+@pytest.mark.slow
 def test_two_processes_predict_every_image_once(folder: Path, run: Path) -> None:
     # 10,000 images in batches of 1,111: both processes end with a small one.
     start("predict", "--ckpt_path=best", "--data.eval_batch_size=1111", folder=folder)

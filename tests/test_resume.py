@@ -132,6 +132,7 @@ def test_techniques_go_on(small: str, name: str) -> None:
     assert different(Path("runs/parts/version_0"), Path("runs/whole/version_0")) == ""
 
 
+@pytest.mark.slow
 def test_workers_and_accumulation_go_on(small: str) -> None:
     args = ["fit", small, f"--config={technique('dropout')}", "--data.num_workers=1"]
     args.append("--trainer.accumulate_grad_batches=2")

@@ -591,6 +591,7 @@ def test_a_database_that_is_gone_is_said_in_a_line(
     assert "trial_intermediate_values" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_answered_in_a_line_and_nothing_changes(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

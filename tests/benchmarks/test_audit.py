@@ -54,10 +54,16 @@ def commit(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, commit: str) -> Path:
-    """A checkout's pages and results, with one comparison in them."""
-    subprocess.run(["git", "clone", "-q", str(audit.ROOT), str(tmp_path / "tree")], check=True)
-    root = tmp_path / "tree"
+def tree(tmp_path: Path, whole: Path) -> Path:
+    """A tree to tamper with."""
+    return Path(shutil.copytree(whole, tmp_path / "tree", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, commit: str) -> Path:
+    """A checkout's pages and results, with two comparisons in them."""
+    root = tmp_path_factory.mktemp("audit") / "tree"
+    subprocess.run(["git", "clone", "-q", str(audit.ROOT), str(root)], check=True)
     shutil.rmtree(root / "results" / "compare", ignore_errors=True)
     for page in ("README.md", "docs/comparisons.md"):
         (root / page).write_text("# Page\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks import verdicts
 
@@ -33,6 +34,7 @@ def test_what_is_simulated_is_what_is_said() -> None:
     assert abs(half[1, 9]) < 0.05
 
 
+@pytest.mark.slow
 def test_it_sees_that_verdicts_without_correction_err() -> None:
     """With intervals of one difference alone, something is found nearly always."""
     cell = verdicts.measure(verdicts.equal, 60, 5, 40)

@@ -54,7 +54,7 @@ def test_bfloat16_on_a_cpu_trains(quick_fit: Callable[..., ExperimentCLI]) -> No
     assert cli.trainer.global_step == 4
 
 
-@pytest.mark.parametrize("name", ["speedrun", "accurate"])
+@pytest.mark.parametrize("name", ["speedrun", pytest.param("accurate", marks=pytest.mark.slow)])
 def test_the_gpus_recipes_train_on_a_cpu_too(
     name: str, quick_fit: Callable[..., ExperimentCLI]
 ) -> None:
@@ -72,7 +72,8 @@ def test_the_gpus_recipes_train_on_a_cpu_too(
 
 
 @pytest.mark.skipif(not shutil.which(cpp_compiler()), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("name", ["mlp", pytest.param("baseline_cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "baseline_cnn"])
 def test_a_compiled_network_is_the_same_network(
     quick_fit: Callable[..., ExperimentCLI], name: str
 ) -> None:

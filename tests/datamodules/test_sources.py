@@ -460,7 +460,7 @@ sources.fetch("FashionMNIST", root)
 """
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_at_once_download_once(processes: int, real: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     command = [sys.executable, "-c", CHILD, str(real), str(tmp_path / "data"), str(marker)]

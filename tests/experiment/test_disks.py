@@ -79,6 +79,7 @@ def test_a_disk_that_fills_up_ends_a_fit(disk: Path, tmp_path: Path, data_root: 
     assert not list(disk.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_predictions_that_were_there(
     disk: Path, tmp_path: Path, data_root: Path
 ) -> None:

@@ -325,7 +325,8 @@ def said_once(error: str, words: str) -> str:
 
 
 @LINUX
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_process_ends_both(
     two: Callable[..., Run], tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +345,7 @@ def test_a_signal_to_one_process_ends_both(
         go_on(one, tmp_path, monkeypatch, epochs=written["epochs"] + 1)
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_process_that_dies_is_named(two: Callable[..., Run]) -> None:
     run = two()

@@ -64,6 +64,7 @@ def test_a_configuration_here_comes_before_the_checkouts(
     assert found("configs/mlp.yaml") == Path("configs/mlp.yaml")
 
 
+@pytest.mark.slow
 def test_help_lists_every_command(tmp_path: Path) -> None:
     said = ran(tmp_path, "--help")
     for command in ("fit", "validate", "test", "predict", "diagnose"):

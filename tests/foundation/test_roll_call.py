@@ -78,6 +78,7 @@ def test_the_dead_and_the_stopped_do_not(
     assert asked(three[0]) == "[1]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STOPS)
 def test_nor_does_the_one_that_keeps_the_store(
     three: list[subprocess.Popen[str]], number: signal.Signals

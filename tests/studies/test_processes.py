@@ -71,7 +71,8 @@ def python(code: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("what", ["search", pytest.param("comparison", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["search", "comparison"])
 def test_a_worker_imports_no_matplotlib(place: Path, what: str) -> None:
     search = what == "search"
     Path("study.yaml").write_text(yaml.safe_dump(SEARCH if search else COMPARISON))
@@ -87,6 +88,7 @@ def test_a_worker_imports_no_matplotlib(place: Path, what: str) -> None:
     assert python("import search, compare, sys; print('matplotlib' in sys.modules)") == "False"
 
 
+@pytest.mark.slow
 def test_without_what_only_posix_has_a_study_runs_in_one_process(place: Path) -> None:
     Path("study.yaml").write_text(yaml.safe_dump(SEARCH))
     missing = ["SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM", "SIGSTOP", "pause"]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[3]
 PLOT = """
 import torch, torchmetrics
@@ -22,6 +24,7 @@ def output(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_it_is_needed() -> None:
     """Without the fault the workaround can go."""
     assert output(IMPORTED) == "True"

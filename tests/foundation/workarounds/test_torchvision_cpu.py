@@ -80,11 +80,10 @@ def test_a_second_declaration_is_none() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "datamodules",
         "studies",  # which imports the others
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("lightning_modules", "callbacks", "diagnosis", "experiment")
+            for name in ("datamodules", "lightning_modules", "callbacks", "diagnosis", "experiment")
         ),
     ],
 )

@@ -242,7 +242,9 @@ def of_drawn(rng: np.random.Generator, count: int, seeds: int, kind: str) -> np.
 
 
 @pytest.mark.parametrize("kind", ["equal", "spread", "unstable base", "half share"])
-@pytest.mark.parametrize(("count", "seeds"), [(10, 4), (40, 5), (10, 10)])
+@pytest.mark.parametrize(
+    ("count", "seeds"), [(10, 4), pytest.param(40, 5, marks=pytest.mark.slow), (10, 10)]
+)
 def test_error_rates_by_simulation(count: int, seeds: int, kind: str) -> None:
     """Nothing differs: how often is something found, and how many intervals hold zero?"""
     rng = np.random.default_rng([count, seeds])

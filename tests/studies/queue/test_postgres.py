@@ -329,7 +329,9 @@ def joined(url: str, name: str, folder: Path) -> Iterator[Queue]:
         storage.engine.dispose()
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(7, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(40, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.long)]
+)
 def test_connections_that_are_closed_before_any_statement(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], stride: int
 ) -> None:
@@ -494,6 +496,7 @@ def test_a_process_that_joins_waits_for_the_server(
     again.join()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_a_restart(server: str, running: Server, place: Path) -> None:
     process = start("--config=shared.yaml", f"--storage={server}", "--name=on", "--n_trials=6")
     wait_for(lambda: states(server, "on").count("COMPLETE") >= 2, process)
@@ -528,6 +531,7 @@ def test_workers_go_on_after_a_restart(server: str, running: Server, place: Path
     assert [trial.user_attrs["tries"] for trial in trials] == [1] * 16
 
 
+@pytest.mark.slow
 def test_an_interruption_does_not_wait_for_the_server(
     server: str, running: Server, place: Path
 ) -> None:

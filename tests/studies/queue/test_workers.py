@@ -220,6 +220,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_killed_workers_trial_goes_to_another(place: Path) -> None:
     process = start("--workers=2")
