@@ -153,13 +153,15 @@ class Cell:
 
     Args:
         begin: the base.
-        added: what the variant adds.
+        added: what the variant adds; in a chain also what those before it add.
         budget: of every run, and of the group.
+        own: what the variant alone adds.
     """
 
     begin: tuple[str, ...]
     added: tuple[str, ...]
     budget: tuple[str, ...]
+    own: tuple[str, ...]
 
     @property
     def options(self) -> list[str]:
@@ -282,7 +284,7 @@ def compose(settings: Namespace, chosen: Mapping[str, Choice] = {}) -> dict[str,
             added = [*added, *options] if settings.chain and not instead else options
             names[variant] = None
             cells[f"{group}/{variant}"] = Cell(
-                tuple(begin), tuple(added), (*budget, *last, *choice.last)
+                tuple(begin), tuple(added), (*budget, *last, *choice.last), tuple(options)
             )
     return cells
 

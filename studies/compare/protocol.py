@@ -75,7 +75,7 @@ def tune_lists(settings: Namespace, cells: Mapping[str, Cell]) -> dict[str, tupl
         given = settings.tune.get(variant)
         where = f"tune: {variant}"
         if given is None and variant != BASE:
-            for option in cell.added:
+            for option in cell.own:
                 if option.startswith("--config="):
                     where = option.removeprefix("--config=")
                     given = load_yaml(found(where).read_text(encoding="utf-8")).get("tune") or given

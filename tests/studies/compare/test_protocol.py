@@ -13,8 +13,9 @@ import yaml
 import compare
 import train
 from foundation.checkout import CONFIGS
+from studies.compare.comparison_definition import comparison_parser, compose
 from studies.compare.comparison_table import Comparison, Run, rows
-from studies.compare.protocol import _one_list, winners
+from studies.compare.protocol import _one_list, tune_lists, winners
 from studies.training import complete_config
 
 BASE = """
@@ -115,6 +116,14 @@ def test_screened_confirmed_and_combined(place: Path, capfd: pytest.CaptureFixtu
     compare.main([given])
     again = [*trials("whole-screen", "whole/screen"), *trials("whole", "whole")]
     assert [t.datetime_complete for t in again] == before
+
+
+def test_a_step_of_a_chain_is_tuned_in_its_own_values_only(place: Path) -> None:
+    given = write("chained", chain=True, tune={})
+    settings = comparison_parser().parse_args([given])
+    assert tune_lists(settings, compose(settings)) == {
+        "/fast": ("model.optimizer.lr", ["1e-07", "0.003"])
+    }
 
 
 def test_the_best_of_a_family_is_combined() -> None:
